@@ -1,0 +1,212 @@
+"""The book's Sphinx extension: what Jupyter Book's own settings cannot say.
+
+A plain ``jupyter-book build .`` loads it by name (``_config.yml``), so the book comes out the same with or
+without make. It does five things:
+
+1. turns recording on for the kernels that execute the chapters, so that explorables leave an island in the page;
+2. keys the cache of executed chapters on the contents of ``vilib/``: change a formula and the chapters run again;
+3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
+4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
+5. gives an explorable the room beside the text (``book_static/book.css``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+PACKAGE = Path(__file__).parent
+BOOK_STATIC = PACKAGE / "book_static"
+EXPLORABLE_STATIC = PACKAGE / "explorables" / "static"
+#: The class of an explorable's root, and so the mark of a page that needs its script.
+EXPLORABLE = "vilib-explorable"
+#: Written into the built site: the digest of all that it was made of (see `source_digest`).
+STAMP = ".made-of"
+
+#: MathJax components, in the order in which they must run. TeX in, CommonHTML out, MathML for screen readers.
+#: Rarer TeX macros are fetched from the site when a formula names them.
+MATHJAX_PARTS = ("startup", "core", "input/tex", "output/chtml", "output/chtml/fonts/tex", "a11y/assistive-mml")
+MATHJAX_FOLDERS = ("input/tex/extensions", "output/chtml/fonts/woff-v2")
+
+#: What other extensions put on the pages and this book does not use.
+UNUSED_ASSETS = ("sphinx-thebe.css",)
+UNUSED_TYPES = ("application/vnd.jupyter.widget-state+json",)
+
+
+# -- what a build is made of -----------------------------------------------------------------------------------------
+
+
+def _digest(paths, root: Path) -> str:
+    """A short hash of the names and contents of some files."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(path.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _package_files(package: Path):
+    return [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".pyc"]
+
+
+def vilib_digest(package: Path = PACKAGE) -> str:
+    """Hash of all in ``vilib/`` that can change what a chapter's cells compute.
+
+    The front end and this extension are left out: they shape the page, not the numbers in it.
+    """
+    aside = (package / "book.py", package / "book_static", package / "explorables" / "static")
+    files = [p for p in _package_files(package) if not any(p == a or a in p.parents for a in aside)]
+    return _digest(files, package)
+
+
+def source_digest(root: Path) -> str:
+    """Hash of all that the book in ``root`` is built from."""
+    files = [root / n for n in ("_config.yml", "_toc.yml", "intro.md", "references.bib", "requirements.txt")]
+    files += (p for p in (root / "chapters").rglob("*") if ".ipynb_checkpoints" not in p.parts)
+    return _digest((p for p in [*files, *_package_files(root / "vilib")] if p.is_file()), root)
+
+
+# -- configuration ---------------------------------------------------------------------------------------------------
+
+
+def _configure(app, config) -> None:
+    build = Path(app.outdir).parent
+
+    # Sphinx gives its warnings about a chapter when it reads it, and reads only what changed: after a build that did
+    # not end well, read everything again, or the next would pass in silence.
+    stamp = Path(app.outdir) / STAMP
+    if not stamp.exists():
+        (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
+    stamp.unlink(missing_ok=True)
+
+    # A new hash is a new, empty cache, and a changed "env" setting, on which Sphinx reads every chapter again.
+    caches = build / ".jupyter_cache"
+    cache = caches / vilib_digest()
+    config.nb_execution_cache_path = str(cache)
+    for old in caches.glob("*"):
+        if old != cache:
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+
+    # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
+    config.vilib_page_digest = _digest([PACKAGE / "book.py", *_package_files(BOOK_STATIC)], PACKAGE)
+
+    # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.
+    for listeners in app.events.listeners.values():
+        listeners[:] = [each for each in listeners if each.handler.__module__ != "sphinx_thebe"]
+
+    served = build / ".static"
+    _bundle_mathjax(served / "mathjax")
+    config.mathjax_path = "mathjax/mathjax.js"
+    config.html_static_path += [str(BOOK_STATIC / "static"), str(EXPLORABLE_STATIC), str(served)]
+    config.templates_path.insert(0, str(BOOK_STATIC / "templates"))
+
+
+def _bundle_mathjax(target: Path) -> None:
+    """Write one light MathJax script, and the fonts and rarer extensions it may ask for, to ``target``.
+
+    The stock ``tex-chtml.js`` carries a menu and an expression explorer: 262 kB gzipped where this is 163.
+    """
+    package = distribution("sphinx-mathjax-offline")
+    source = next(Path(package.locate_file(f)) for f in package.files if f.name == "startup.js").parent
+    script = target / "mathjax.js"
+    startup, *others = MATHJAX_PARTS
+    parts = [
+        "/* MathJax 3.2.2, (c) The MathJax Consortium, Apache License 2.0 */",
+        (source / f"{startup}.js").read_text(),
+        # Said in the same breath as startup, before it looks for components to fetch.
+        f"MathJax.loader.preLoad({','.join(repr(p) for p in others)});",
+        *((source / f"{part}.js").read_text() for part in others),
+    ]
+    text = "\n;".join(parts)
+    if script.exists() and script.read_text() == text:
+        return
+    for folder in MATHJAX_FOLDERS:
+        shutil.copytree(source / folder, target / folder, dirs_exist_ok=True)
+    script.write_text(text)
+
+
+# -- pages -----------------------------------------------------------------------------------------------------------
+
+
+class RoomForExplorables(SphinxPostTransform):
+    """Mark each cell that shows an explorable, so that the theme gives it the margin too."""
+
+    default_priority = 700  # after MyST-NB has chosen the output's format
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        for raw in self.document.findall(nodes.raw):
+            if f'class="{EXPLORABLE}' in raw.astext():
+                cell = raw.parent
+                while cell is not None and "cell" not in cell.get("classes", ()):
+                    cell = cell.parent
+                if cell is not None and "full-width" not in cell["classes"]:
+                    cell["classes"].append("full-width")
+
+
+def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
+    """Give the page's download button an .ipynb, without outputs: it is there to be run. Before the theme's turn."""
+    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+    if app.builder.name == "html" and "kernelspec" in app.env.metadata.get(pagename, {}) and notebook.exists():
+        content = nbformat.read(notebook, as_version=4)
+        content.metadata.pop("widgets", None)
+        for cell in content.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        target = Path(app.outdir) / "_sources" / f"{pagename}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(content, target)
+        context["ipynb_source"] = f"{pagename}.ipynb"
+
+
+def _dress_page(app, pagename, templatename, context, doctree) -> None:
+    """Decide what this page loads. Runs last."""
+    if EXPLORABLE in context.get("body", ""):
+        app.add_css_file("explorable.css")
+        app.add_js_file("explorable.js", loading_method="defer")
+    if pagename == "search":
+        # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.
+        app.add_js_file(None, body='if(location.protocol==="file:")DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY=false')
+
+    def wanted(asset) -> bool:
+        attributes = getattr(asset, "attributes", {})
+        name = str(getattr(asset, "filename", asset) or "").removeprefix("_static/")
+        return not (
+            name in UNUSED_ASSETS
+            or attributes.get("type") in UNUSED_TYPES
+        )
+
+    for kind in ("script_files", "css_files"):
+        context[kind][:] = [asset for asset in context[kind] if wanted(asset)]
+
+
+def _tidy_site(app, exception) -> None:
+    """Drop the files that no page names, and leave word of what a clean build was made of."""
+    if exception or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    shutil.rmtree(out / "_static" / "vendor", ignore_errors=True)
+    for unused in [*(out / "_static").rglob("*.map"), *((out / "_static" / name) for name in UNUSED_ASSETS)]:
+        unused.unlink(missing_ok=True)
+    if app._warncount == 0:  # Sphinx turns it into an exit status only after this event
+        (out / STAMP).write_text(source_digest(Path(app.srcdir)))
+
+
+def setup(app):
+    os.environ.setdefault("VILIB_RECORD", "1")  # the kernels that execute the chapters inherit it
+    os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
+    app.add_config_value("vilib_page_digest", "", "html")
+    app.connect("config-inited", _configure)
+    app.connect("html-page-context", _offer_notebook, priority=100)
+    app.connect("html-page-context", _dress_page, priority=900)
+    app.connect("build-finished", _tidy_site, priority=900)
+    app.add_post_transform(RoomForExplorables)
+    app.add_css_file("book.css", priority=800)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,37 @@
+"""Explorables: pictures with controls, alive with a kernel and without one.
+
+`Explorable(name, title, controls, compute, panels)` makes one; `vilib.explorables.gallery` holds the book's own.
+"""
+
+from .core import (
+    Axis,
+    Band,
+    Bars,
+    Choice,
+    Column,
+    Definition,
+    Ellipse,
+    ExplorableError,
+    Gaussian,
+    Line,
+    NewNoise,
+    Panel,
+    Play,
+    Point,
+    Precision,
+    Rule,
+    Slider,
+    Stems,
+    Switches,
+    Table,
+)
+from .palette import INKS, ink, matplotlib_style
+from .picture import picture
+from .recording import Recording, record
+from .widget import Explorable
+
+__all__ = [
+    "INKS", "Axis", "Band", "Bars", "Choice", "Column", "Definition", "Ellipse", "Explorable", "ExplorableError",
+    "Gaussian", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
+    "Switches", "Table", "ink", "matplotlib_style", "picture", "record",
+]

@@ -1,0 +1,195 @@
+"""The live form of an explorable: an ipywidget whose frames a kernel computes.
+
+Every control is a trait with the control's name, so `link`, `observe` and `interact` know it and it sits
+in an `HBox` beside any other widget. The front end asks with a request number and waits for the frame
+that answers it before it asks again, so a drag never queues up work: the latest value wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import ipywidgets
+import numpy as np
+import traitlets
+
+from .core import Control, Definition, ExplorableError, Frame, Panel, Precision, Switches, Table
+from .island import island_html
+from .recording import Recording, record
+
+RECORD = "VILIB_RECORD"  # set while the book is built: show the recorded form
+
+
+def recording_wanted() -> bool:
+    """Whether a book is being built, so that explorables answer from a recording."""
+    return bool(os.environ.get(RECORD))
+
+
+@cache
+def static_text(name: str) -> str:
+    """The text of a file in `static/`."""
+    return files("vilib.explorables").joinpath("static", name).read_text(encoding="utf-8")
+
+
+_STUB = "export default { render() {} };"  # a built page carries the script once, not in widget state
+_MODULE = "\nexport default { render: (context) => globalThis.vilibExplorables.render(context) };\n"
+
+
+class Explorable(anywidget.AnyWidget):
+    """Something a reader moves: controls, a `compute` function, and panels that draw what it returns.
+
+    Parameters are those of `vilib.explorables.core.Definition`, or a `Definition` alone. Each control is a
+    trait: `explorable.sample_count = 64` moves the slider, and `explorable.observe(f, "sample_count")` hears it.
+
+    Raises
+    ------
+    ExplorableError : see `Definition`; also a control whose name an ipywidget already uses (`layout`, `keys`).
+    traitlets.TraitError : a trait set to a value that the control does not offer.
+
+    Examples
+    --------
+    >>> from vilib.explorables import Axis, Explorable, Line, Panel, Slider
+    >>> line = Panel("line", "y = ax", Axis("x", (0, 1)), Axis("y", (0, 3)), (Line(x="x", y="y"),))
+    >>> mine = Explorable("a-line", "How steep?", (Slider("a", "slope a", (1, 2, 3), 2),),
+    ...                   lambda a: {"x": [0, 1], "y": [0, a]}, (line,))
+    >>> mine.a = 3
+    >>> mine.frame()["y"]
+    array([0., 3.])
+    """
+
+    _spec = traitlets.Dict().tag(sync=True)
+    _request = traitlets.Int(0).tag(sync=True)
+    _frame = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        name: str | Definition,
+        title: str = "",
+        controls: tuple[Control, ...] = (),
+        compute: Callable[..., Mapping[str, Any]] | None = None,
+        panels: tuple[Panel, ...] = (),
+        *,
+        caption: str = "",
+        table: Table | None = None,
+        precision: Mapping[str, Precision] | None = None,
+        **values: Any,
+    ) -> None:
+        if isinstance(name, Definition):
+            definition = name
+        else:
+            if compute is None:
+                raise ExplorableError("compute is missing; pass a function of the computed controls")
+            definition = Definition(name, title, tuple(controls), compute, tuple(panels), caption, table, precision or {})
+        self.definition = definition
+        taken = set(anywidget.AnyWidget.class_trait_names()) | set(dir(anywidget.AnyWidget))
+        for control in definition.controls:
+            if control.name in taken:
+                raise ExplorableError(f"control name {control.name!r} is taken by ipywidgets; choose another")
+        building = recording_wanted()
+        super().__init__(
+            _esm=_STUB if building else static_text("explorable.js") + _MODULE,
+            _css="" if building else static_text("explorable.css"),
+        )
+        self._answered: tuple[Any, ...] | None = None
+        self.add_traits(**{c.name: _trait(definition, c) for c in definition.controls})
+        self._spec = definition.specification()
+        for key, value in values.items():
+            if not self.has_trait(key):
+                raise ExplorableError(f"{key!r} is not a control of {definition.name}; "
+                                      f"those are {[c.name for c in definition.controls]}")
+            setattr(self, key, value)
+        if not building:
+            self._answer()
+            self.observe(self._answer, [c.name for c in definition.computed] + ["_request"])
+
+    # -- what Python sees
+
+    def values(self) -> dict[str, Any]:
+        """Every control's present value."""
+        return {control.name: getattr(self, control.name) for control in self.definition.controls}
+
+    def frame(self) -> Frame:
+        """The frame at the present controls: channel → array."""
+        return self.definition.frame(**{c.name: getattr(self, c.name) for c in self.definition.computed})
+
+    def record(self, executor: Any = None) -> Recording:
+        """Every frame of the grid of controls; see `vilib.explorables.record`."""
+        return record(self.definition, executor)
+
+    def control(self, name: str) -> ipywidgets.Widget:
+        """A plain ipywidget with a `value`, linked to the control `name`: what `interact` wants.
+
+        >>> from vilib.explorables.gallery import gradient_variance     # doctest: +SKIP
+        >>> interact(f, S=gradient_variance().control("sample_count"))  # doctest: +SKIP
+        """
+        control = next((c for c in self.definition.controls if c.name == name), None)
+        if control is None:
+            raise ExplorableError(f"no control is called {name!r}; those are {[c.name for c in self.definition.controls]}")
+        if isinstance(control, Switches):
+            widget: ipywidgets.Widget = ipywidgets.SelectMultiple(
+                options=[(label, key) for key, label in control.options.items()], description=control.label)
+        elif hasattr(control, "options"):
+            widget = ipywidgets.Dropdown(options=[(label, key) for key, label in control.options.items()],
+                                         description=control.label)
+        else:
+            widget = ipywidgets.SelectionSlider(options=control.allowed(), description=control.label)
+        widget.value = getattr(self, name)
+        traitlets.link((self, name), (widget, "value"))
+        return widget
+
+    # -- answering the front end
+
+    def _answer(self, change: Any = None) -> None:
+        """Send the frame for the present controls; called when one of them, or the request number, moves."""
+        settings = tuple(getattr(self, c.name) for c in self.definition.computed)
+        if settings == self._answered and self._frame.get("request") == self._request:
+            return
+        answers = {"request": self._request, "controls": self.values()}
+        try:
+            self._frame = answers | _packed(self.frame())
+            self._answered = settings
+        except Exception as error:
+            self._answered = None
+            self._frame = answers | {"error": f"{type(error).__name__}: {error}"}
+            raise
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None and recording_wanted():
+            data = bundle[0] if isinstance(bundle, tuple) else bundle
+            data["text/html"] = island_html(self.definition, self.record(), self.values())
+        return bundle
+
+
+def _packed(frame: Frame) -> dict[str, Any]:
+    """A frame as one buffer of float64 and its layout."""
+    numbers = {name: array for name, array in frame.items() if array.dtype != object}
+    return {
+        "layout": [[name, array.size] for name, array in numbers.items()],
+        "texts": {name: array.item() for name, array in frame.items() if array.dtype == object},
+        "data": np.concatenate([*numbers.values(), np.empty(0)]).astype("<f8").tobytes(),
+    }
+
+
+def _trait(definition: Definition, control: Control) -> traitlets.TraitType:
+    """A synced trait that takes just what `control` offers."""
+
+    class Offered(traitlets.TraitType):
+        info_text = f"a value that {control.name} offers"
+
+        def validate(self, obj: Any, value: Any) -> Any:
+            try:
+                if isinstance(control, Switches):
+                    definition.check_value(control, value)
+                    return tuple(key for key in control.options if key in value)
+                definition.check_value(control, value)
+                return next(offered for offered in control.allowed() if offered == value)
+            except ExplorableError as error:
+                raise traitlets.TraitError(str(error)) from None
+
+    return Offered(default_value=control.value).tag(sync=True)

@@ -1,0 +1,267 @@
+"""Climbing the ELBO: λ_{t+1} = λ_t + ρ_t g_t, for any number of fits side by side.
+
+Every leading axis *R of q0 is one fit: seeds, step sizes, starting points.  All of them are one tensor program.
+An :class:`Optimizer` is a pair of small functions; they equal ``torch.optim`` to rounding, work on (*R, P), and
+start at once.  A ``torch.optim`` factory may be given instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vilib.draws import value_and_gradient
+from vilib.families import Gaussian
+from vilib.noise import normal
+from vilib.types import (
+    AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, VilibError, check_generator,
+)
+
+Schedule = Callable[[int], float]
+
+
+# ---- step sizes and optimisers --------------------------------------------------------------------------------------
+
+
+def robbins_monro(kappa: float = 0.7, delay: float = 100.0) -> Schedule:
+    """t -> (1 + t/delay)^(−kappa), the factor on the step size: Σρ = ∞, Σρ² < ∞.  (eq:robbins-monro; Robbins & Monro 1951)
+
+    delay: in steps; after about that many the steps begin to shrink.  Raises VilibError unless ½ < kappa ≤ 1 and delay > 0.
+
+    >>> robbins_monro(kappa=1.0, delay=10.0)(10)
+    0.5
+    """
+    if not 0.5 < kappa <= 1:
+        raise VilibError(
+            f"kappa: expected ½ < kappa ≤ 1, got {kappa}. At ½ or below the steps shrink too slowly for the noise to die out "
+            "(Σρ² = ∞); above 1 too fast to get anywhere (Σρ < ∞)."
+        )
+    if delay <= 0:
+        raise VilibError(f"delay: a positive number of steps, got {delay}.")
+    return lambda step: (1 + step / delay) ** -kappa
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a gradient becomes a step.
+
+    init: λ (*R, P) -> state.
+    update: (gradient (*R, P), state, step 0, 1, …) -> (increment (*R, P) to *add* to λ, state).
+    """
+
+    init: Callable[[Tensor], Any]
+    update: Callable[[Tensor, Any, int], tuple[Tensor, Any]]
+
+
+def sgd(step_size: float | Tensor, schedule: Schedule | None = None) -> Optimizer:
+    """ρ_t g_t with ρ_t = step_size · schedule(t).  (eq:robbins-monro)
+
+    step_size, here and below: a number, or a tensor that broadcasts to *R, one a fit.
+
+    >>> step, _ = sgd(0.1).update(torch.tensor([2.0]), (), 0); step
+    tensor([0.2000])
+    """
+    rate = _rate(step_size, schedule)
+    return Optimizer(lambda vector: (), lambda gradient, state, step: (rate(step, gradient) * gradient, state))
+
+
+def rmsprop(step_size: float | Tensor, schedule: Schedule | None = None, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
+    """ρ_t g/(√v + eps), v a running mean of g².  (Tieleman & Hinton 2012; as torch.optim.RMSprop)"""
+    rate = _rate(step_size, schedule)
+
+    def update(gradient, v, step):
+        v = torch.lerp(gradient.square(), v, decay)
+        return rate(step, gradient) * gradient / (v.sqrt() + eps), v
+
+    return Optimizer(torch.zeros_like, update)
+
+
+def adagrad(step_size: float | Tensor, schedule: Schedule | None = None, eps: float = 1e-10) -> Optimizer:
+    """ρ_t g/(√Σg² + eps).  (Duchi, Hazan & Singer 2011; as torch.optim.Adagrad)"""
+    rate = _rate(step_size, schedule)
+
+    def update(gradient, total, step):
+        total = total + gradient.square()
+        return rate(step, gradient) * gradient / (total.sqrt() + eps), total
+
+    return Optimizer(torch.zeros_like, update)
+
+
+def adam(
+    step_size: float | Tensor, schedule: Schedule | None = None, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Optimizer:
+    """ρ_t m̂/(√v̂ + eps), m̂ and v̂ unbiased running means of g and g².  (Kingma & Ba 2015; as torch.optim.Adam)"""
+    rate = _rate(step_size, schedule)
+
+    def update(gradient, state, step):
+        m, v = torch.lerp(gradient, state[0], betas[0]), torch.lerp(gradient.square(), state[1], betas[1])
+        v_hat_root = v.sqrt() / (1 - betas[1] ** (step + 1)) ** 0.5
+        return (rate(step, gradient) / (1 - betas[0] ** (step + 1))) * m / (v_hat_root + eps), (m, v)
+
+    return Optimizer(lambda vector: (torch.zeros_like(vector), torch.zeros_like(vector)), update)
+
+
+def _rate(step_size: float | Tensor, schedule: Schedule | None) -> Callable[[int, Tensor], float | Tensor]:
+    per_fit = isinstance(step_size, Tensor) and step_size.ndim > 0
+    size = step_size.unsqueeze(-1) if per_fit else float(step_size)
+
+    def rate(step: int, gradient: Tensor) -> float | Tensor:
+        now = size.to(gradient) if per_fit else size
+        return now if schedule is None else now * schedule(step)
+
+    return rate
+
+
+# ---- the fit --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Where the fits went.
+
+    steps: (T,), the steps recorded, first 0 and last num_steps.  path: (T, *R, P), λ before that step's update.
+    elbo: (T, *R), the noisy ELBO estimate at that λ, in nats; nan from a failure on.
+    failed_at: (*R), the step at which a fit met a number that is not finite, −1 if it never did; its path rests at the last good λ.
+    """
+
+    steps: Tensor
+    path: Tensor
+    elbo: Tensor
+    failed_at: Tensor
+    family: Gaussian
+
+    @property
+    def q(self) -> Gaussian:
+        """The last q of each fit, batch *R."""
+        return self.q_at(-1)
+
+    def q_at(self, index: int | slice | Tensor) -> Gaussian:
+        """q at record ``index`` (of ``steps``); a slice or an index tensor gives a batch (T', *R)."""
+        return self.family.with_vector(self.path[index])
+
+
+def fit(
+    estimator: Estimator, log_joint: LogJoint, q0: Gaussian, *, num_samples: int, num_steps: int,
+    optimizer: Optimizer | Callable, generator: torch.Generator, noise: Noise = normal,
+    record_every: int = 1, record_steps: Sequence[int] | None = None,
+) -> Fit:
+    """Climb the ELBO from q0 for ``num_steps`` steps with ``num_samples`` draws each, every fit of q0's batch at once.
+
+    The noise of step t depends on the generator, S, *R and D only: the same seed gives every estimator the same ε.
+    optimizer: one of this module's, or a factory such as ``lambda params: torch.optim.Adam(params, lr=0.1)``.
+    record_every, record_steps: which steps to keep; 0 and num_steps always are.
+
+    A fit that meets nan or an infinity is frozen at its last good λ and marked; the others go on.
+    Raises AllFitsFailed when none is left, GeneratorDeviceError, MissingGenerator, DependentDraws, and what the estimator raises.
+
+    >>> from vilib import MeanFieldGaussian, adam, gaussian_target, pathwise
+    >>> q0 = MeanFieldGaussian(torch.zeros(5, 1), torch.zeros(5, 1))                             # five seeds
+    >>> done = fit(pathwise, gaussian_target(2.0, 0.5), q0, num_samples=4, num_steps=200,
+    ...            optimizer=adam(0.05), generator=torch.Generator().manual_seed(0))
+    >>> done.path.shape, bool((done.q.mean - 2).abs().max() < 0.2)
+    (torch.Size([201, 5, 2]), True)
+    """
+    check_generator(generator, q0.mean.device)
+    check_draws(estimator, noise)
+    start, family = q0.vector().detach(), q0.detach()
+    records = _records(num_steps, record_every, record_steps)
+    path = start.new_empty(len(records), *start.shape)
+    elbo = start.new_empty(len(records), *start.shape[:-1])
+    failed_at = torch.full(start.shape[:-1], -1, device=start.device)
+    climb = _climber(optimizer, start)
+    vector, any_failed, row = start, False, 0
+    for step in range(num_steps + 1):
+        eps = noise(num_samples, q0.batch_shape, q0.dim, generator=generator, dtype=start.dtype)
+        value, gradient, bad, why = _evaluate(estimator, log_joint, family, vector, eps, failed_at >= 0 if any_failed else None)
+        if bad is not None:
+            failed_at, any_failed = torch.where(bad & (failed_at < 0), step, failed_at), True
+            if bool((failed_at >= 0).all()):
+                raise AllFitsFailed(f"All {failed_at.numel()} fits failed, the last at step {step}. {why}", failed_at)
+        if records[row] == step:
+            path[row], elbo[row] = vector, value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan)
+            row += 1
+        if step < num_steps:
+            moved = climb(vector, gradient, step)
+            vector = moved if not any_failed else torch.where((failed_at >= 0).unsqueeze(-1), vector, moved)
+    return Fit(torch.tensor(records), path, elbo, failed_at, family)
+
+
+def check_draws(estimator: Estimator, noise: Noise) -> None:
+    """Raise DependentDraws if the estimator learns from the other draws and the noise ties the draws together."""
+    if getattr(estimator, "needs_independent_draws", False) and not getattr(noise, "independent_draws", True):
+        raise DependentDraws(
+            f"noise: {estimator.__name__} learns its baseline from the other draws, which is unbiased only if they are "
+            f"independent; {noise.__name__} draws are not. Use noise=normal, or an estimator without a learnt baseline."
+        )
+
+
+def _evaluate(estimator, log_joint, family, vector, eps, out):
+    """value (*R), gradient (*R, P), the fits that just met a non-finite number (*R) or None, and why.
+
+    ``out`` (*R) or None: fits that have failed already.  They ride along on a healthy one, and nothing of it is recorded.
+    """
+    vector, eps = _ride_along(vector, eps, out)
+    bad, why = None, ""
+    try:
+        value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+    except NonFiniteLogJoint as error:
+        bad, why = error.replicates, str(error)
+        out = bad if out is None else bad | out
+        if bool(out.all()):
+            return vector[..., 0], vector, out, why
+        vector, eps = _ride_along(vector, eps, out)
+        value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+    if not math.isfinite(value.sum() + gradient.sum()):
+        not_finite = ~torch.isfinite(value + gradient.sum(-1))
+        bad = not_finite if bad is None else bad | not_finite
+        why = why or "The ELBO or its gradient is not finite: try a smaller step size, or start nearer."
+    return value, gradient, bad, why
+
+
+def _ride_along(vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """λ and ε with those of the fits that are ``out`` replaced by a healthy one's."""
+    if out is None:
+        return vector, eps
+    healthy = tuple((~out).nonzero()[0].tolist())
+    spare = eps[(slice(None), *healthy)].reshape(len(eps), *(1 for _ in healthy), -1)
+    return torch.where(out.unsqueeze(-1), vector[healthy], vector), torch.where(out.unsqueeze(-1), spare, eps)
+
+
+def _climber(optimizer: Optimizer | Callable, start: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """(λ, gradient, step) -> the next λ."""
+    if isinstance(optimizer, Optimizer):
+        state = optimizer.init(start)
+
+        def climb(vector, gradient, step):
+            nonlocal state
+            increment, state = optimizer.update(gradient, state, step)
+            return vector + increment
+
+        return climb
+
+    parameter = start.clone().requires_grad_()
+    by_torch = optimizer([parameter])
+
+    def climb_by_torch(vector, gradient, step):
+        with torch.no_grad():
+            parameter.copy_(vector)
+        parameter.grad = -gradient                       # torch descends, we climb
+        by_torch.step()
+        return parameter.detach().clone()
+
+    return climb_by_torch
+
+
+def _records(num_steps: int, every: int, steps: Sequence[int] | None) -> list[int]:
+    if num_steps < 0 or every < 1:
+        raise VilibError(f"num_steps at least 0 and record_every at least 1, got {num_steps} and {every}.")
+    wanted = range(0, num_steps, every) if steps is None else steps
+    outside = [step for step in wanted if not 0 <= step <= num_steps]
+    if outside:
+        raise VilibError(f"record_steps: all between 0 and num_steps = {num_steps}, got {outside}.")
+    return sorted({0, num_steps, *map(int, wanted)})

@@ -1,0 +1,108 @@
+"""The shape law, the names of the moving parts, and what can go wrong with them.
+
+The shape law, which every function of vilib keeps:
+
+    draws z and noise ε      (S, *R, D)    S samples, any batch *R of independent problems, D coordinates
+    log densities            (S, *R)
+    an estimator's value     (*R)
+    parameters λ, gradients  (*R, P)
+
+``*R`` may be empty, or replicates of a gradient, or parallel fits, or data points of an encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: z (..., D) -> log p(x, z) (...), on unconstrained coordinates.
+LogJoint = Callable[[Tensor], Tensor]
+
+#: (num_samples, batch_shape, dim, *, generator, dtype) -> ε (S, *R, D); see :mod:`vilib.noise`.
+Noise = Callable[..., Tensor]
+
+#: (log_joint, q, eps) -> an ELBO estimate (*R) whose gradient is the gradient estimate.
+Estimator = Callable[[LogJoint, Any, Tensor], Tensor]
+
+#: (f (S, *R), score (S, *R, P)) -> a baseline that broadcasts against the score.
+Baseline = Callable[[Tensor, Tensor], Any]
+
+
+class VilibError(ValueError):
+    """Something handed to vilib cannot be used; the message names it and the mend."""
+
+
+class ShapeError(VilibError):
+    """A tensor has the wrong shape, or there are too few samples for what is asked."""
+
+
+class NonScalarLogJoint(ShapeError):
+    """The log joint does not return one number a draw."""
+
+
+class NonFiniteLogJoint(VilibError):
+    """The log joint returned nan or an infinity.
+
+    ``z`` (D,) is a draw that gave it, ``theta`` the same draw on the reader's own scale (or None),
+    ``value`` what came back, and ``replicates`` (*R) marks every problem of the batch that is hit.
+    """
+
+    def __init__(self, message: str, z: Tensor, theta: dict[str, Tensor] | None, value: float, replicates: Tensor):
+        super().__init__(message)
+        self.z, self.theta, self.value, self.replicates = z, theta, value, replicates
+
+
+class UnsupportedSupport(VilibError):
+    """A parameter's support is not one that vilib can map to the real line."""
+
+
+class NotBatchable(VilibError):
+    """The reader's model runs on one draw, but not on many at once."""
+
+
+class MissingGenerator(VilibError):
+    """Noise was asked for without a ``torch.Generator``."""
+
+
+class GeneratorDeviceError(VilibError):
+    """The generator lives on another device than the numbers it is to make."""
+
+
+class NotReparameterizable(VilibError):
+    """A pathwise estimator was given a family that has no differentiable ``transform``."""
+
+
+class DependentDraws(VilibError):
+    """An estimator that needs independent draws was given noise whose draws depend on each other."""
+
+
+class AllFitsFailed(VilibError):
+    """Every fit of a batch diverged.  ``failed_at`` (*R) holds the step of each."""
+
+    def __init__(self, message: str, failed_at: Tensor):
+        super().__init__(message)
+        self.failed_at = failed_at
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device | str | None = None) -> torch.Generator:
+    """Return ``generator`` if it is one and lives on ``device`` (None: anywhere); otherwise say what to do.
+
+    Raises MissingGenerator, GeneratorDeviceError.
+
+    >>> check_generator(torch.Generator().manual_seed(0), "cpu").device
+    device(type='cpu')
+    """
+    if not isinstance(generator, torch.Generator):
+        raise MissingGenerator(
+            f"generator: expected a torch.Generator, got {generator!r}. vilib never touches the global seed; "
+            "pass generator=torch.Generator().manual_seed(0)."
+        )
+    if device is not None and generator.device.type != torch.device(device).type:
+        raise GeneratorDeviceError(
+            f"generator: it lives on '{generator.device}', the parameters on '{device}'. "
+            f"Pass torch.Generator('{device}').manual_seed(0), or move the parameters."
+        )
+    return generator
