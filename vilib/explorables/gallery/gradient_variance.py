@@ -20,7 +20,7 @@ from vilib import (
     exponential_cost,
     logistic_one_coefficient,
     moments,
-    nested_gradients,
+    nested_study,
     normal,
     per_draw,
     quadratic_cost,
@@ -59,6 +59,7 @@ ESTIMATORS = {
     "pathwise": ("pathwise", "pathwise"),
     "stl": ("sticking_the_landing", "sticking the landing"),
 }
+SHORT = {"score": "score function", "control": "leave-one-out", "pathwise": "pathwise", "stl": "sticking"}
 
 #: key → (label, f, number of dimensions, range of f in the picture)
 COSTS = {
@@ -84,14 +85,16 @@ def _q(mu: float, log_sigma: float, dim: int, dtype: torch.dtype = torch.float64
 
 @lru_cache(maxsize=64)
 def _measured(cost: str, mu: float, log_sigma: float, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """The 500 estimates of ∂/∂μ₁ at every S, a (13, 500) array an estimator, and replicate 0's draws and their weights."""
+    """The 500 estimates of ∂/∂μ₁ at every S, a (13, 500) array an estimator; replicate 0's draws and their weights."""
     _, f, dim, _ = COSTS[cost]
     posterior = isinstance(f, Example)
-    draws = per_draw(f, _q(mu, log_sigma, dim, torch.float32), _noise(seed, dim), elbo=posterior, coordinates=(0,))
+    q, eps = _q(mu, log_sigma, dim, torch.float32), _noise(seed, dim)
     names = [name for name, _ in ESTIMATORS.values() if posterior or name != "sticking_the_landing"]
-    gradients = {name: g[..., 0].numpy() for name, g in nested_gradients(draws, names).items()}
-    weights = draws.f[:SHOWN_DRAWS, 0] * draws.score[:SHOWN_DRAWS, 0, 0]
-    return gradients, draws.z[:SHOWN_DRAWS, 0, 0].double().numpy(), weights.double().numpy()
+    study = nested_study(f, q, eps, names, elbo=posterior, coordinates=(0,))
+    first = per_draw(f, q, eps[:SHOWN_DRAWS, :1], elbo=posterior, coordinates=(0,))
+    weights = first.f[:, 0] * first.score[:, 0, 0]
+    gradients = {name: gradient[..., 0].numpy() for name, gradient in study.items()}
+    return gradients, first.z[:, 0, 0].double().numpy(), weights.double().numpy()
 
 
 @lru_cache(maxsize=512)
@@ -185,11 +188,10 @@ def _shown(key: str) -> dict[str, str]:
 
 def _panels() -> tuple[Panel, ...]:
     lanes, variance = [], []
-    for row, (key, (_, label)) in enumerate(ESTIMATORS.items()):
-        lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), ink=key, label=label, when=_shown(key)))
+    for row, key in enumerate(ESTIMATORS):
+        lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), ink=key, label=SHORT[key], when=_shown(key)))
         variance += [
-            Line(x="counts", y=f"theory_{key}", ink=key, when=_shown(key), width=1.6, label=label.removeprefix("score + "),
-                 aside=True),
+            Line(x="counts", y=f"theory_{key}", ink=key, when=_shown(key), width=1.6, label=SHORT[key].split()[0], aside=True),
             Line(x="counts", y=f"variance_{key}", ink=key, when=_shown(key), width=0, points=True),
             Point(x="counts", y=f"variance_{key}", at="sample_count", ink=key, when=_shown(key)),
         ]
@@ -238,7 +240,7 @@ def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> 
                 "{snr_score@sample_count:.2g}, a pathwise one {snr_pathwise@sample_count:.2g}. {verdict}",
         table=Table(rows, (
             Column("mean of 500", "mean_{row}", ".3g", "sample_count", "the mean of the 500 estimates"),
-            Column("± s.e.", "error_{row}", ".2g", "sample_count", "standard error of that mean"),
+            Column("±\u00a0s.e.", "error_{row}", ".2g", "sample_count", "standard error of that mean"),
             Column("exact", "exact_{row}", ".3g", "", "the true gradient"),
             Column("variance", "variance_{row}", ".3g", "sample_count", "measured over the 500 estimates"),
             Column("in theory", "theory_{row}", ".3g", "sample_count", "the exact variance"),

@@ -331,7 +331,7 @@ globalThis.vilibExplorables ??= (() => {
       const xd = domain(spec.x), yd = domain(spec.y);
       const hasYTicks = !(spec.y.ticks && spec.y.ticks.length === 0);
       const roomy = size.width > 24 * em;
-      const right = labelled.length && roomy ? Math.max(...labelled.map((m) => m.label.length)) * em * 0.52 + em : em * 0.9;
+      const right = labelled.length && roomy ? Math.max(...labelled.map((m) => m.label.length)) * em * 0.58 + em : em * 0.9;
       const box = {
         left: hasYTicks ? em * 2.9 : em * 0.4, right: size.width - right,
         top: spec.y.label ? em * 1.7 : em * 0.5, bottom: size.height - (spec.x.label ? em * 2.9 : em * 1.6),
@@ -554,7 +554,7 @@ globalThis.vilibExplorables ??= (() => {
         } else if (control.kind === "choice") {
           node.querySelector("select").value = value;
           text = (control.options.find(([key]) => key === value) || [0, value])[1];
-        } else if (control.kind === "noise") text = `noise ${value + 1} of ${control.count}`;
+        } else if (control.kind === "noise") text = `${value + 1} of ${control.count}`;
         else if (control.kind === "switches") {
           node.querySelectorAll("input").forEach((input) => { input.checked = value.includes(input.value); });
           text = `${value.length} of ${control.options.length} shown`;
@@ -629,6 +629,7 @@ globalThis.vilibExplorables ??= (() => {
         cell.node.dataset.value = typeof value === "string" ? value : Number.isNaN(value) ? "nan" : String(value);
       }
       const table = this.spec.table;
+      if (table) this.rows.forEach((row) => row.classList.toggle("vl-none", [...row.querySelectorAll("output")].every((out) => out.dataset.value === "nan")));
       if (table && table.switch) this.rows.forEach((row) => { row.classList.toggle("vl-off", !this.values[table.switch].includes(row.dataset.row)); });
       const caption = this.body.querySelector("figcaption");
       const words = this.notice || this.fill(this.spec.caption);

@@ -1,0 +1,60 @@
+# Variational Inference, Live. `make` alone says what there is to make.
+
+PYTHON ?= python3
+PORT   ?= 8000
+PYTEST_ARGS ?=
+LAB_ARGS ?=
+# On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own
+# index has the same version for CPUs: it is asked when it answers within three seconds. TORCH_INDEX= asks nobody.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+INDEX := $(CURDIR)/_build/html/index.html
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lab serve clean env
+
+help:
+	@echo 'make book    build the book; the last line says where it is'
+	@echo 'make test    run every test, in a browser too'
+	@echo 'make lab     open the chapters as notebooks in JupyterLab'
+	@echo 'make serve   serve the built book at http://127.0.0.1:$(PORT)'
+	@echo 'make clean   remove the built book and the environment'
+
+env: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) is missing: install Python 3.11 or newer, or say make PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed, say make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo 'The venv module is missing: install it, on Debian and Ubuntu with apt-get install python3-venv'; exit 1; }
+	@rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	@index=; [ -z '$(TORCH_INDEX)' ] || ! $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=3)' '$(TORCH_INDEX)' 2>/dev/null || index='--extra-index-url $(TORCH_INDEX)'; \
+	  set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check $$index "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@cp binder/overrides.json $(VENV)/share/jupyter/lab/settings/
+	@touch $@
+
+book: $(READY)
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo $(INDEX)
+
+test: book
+	$(BIN)/python tests/book/chromium.py
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The page that opens is the introduction; every .md of the book opens as a notebook.
+lab: $(READY)
+	$(BIN)/jupyter lab $(LAB_ARGS) intro.md
+
+serve:
+	@[ -f $(INDEX) ] || { echo 'There is no book yet: make book'; exit 1; }
+	@echo 'http://127.0.0.1:$(PORT)/ (end with Ctrl-C)'
+	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean:
+	rm -rf _build $(VENV) *.egg-info

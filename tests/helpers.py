@@ -1,0 +1,67 @@
+"""Short names for what the tests of the maths core say often."""
+
+import inspect
+
+import torch
+from torch.distributions import constraints
+
+from vilib import FullRankGaussian, MeanFieldGaussian, Model, constant_baseline, estimators, score_function_with
+
+
+def tensor(*values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(mu=0.0, omega=0.0, dim: int = 1) -> MeanFieldGaussian:
+    """The mean-field q whose D coordinates are all alike, float64."""
+    return MeanFieldGaussian(torch.full((dim,), float(mu), dtype=torch.float64), torch.full((dim,), float(omega), dtype=torch.float64))
+
+
+def mean_field(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 1) -> MeanFieldGaussian:
+    """Some mean-field q, near the standard normal."""
+    draw = lambda: 0.4 * torch.randn((*batch, dim), generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
+    generator = seeded(seed)
+    return MeanFieldGaussian(draw(), draw())
+
+
+def full_rank(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 2) -> FullRankGaussian:
+    """Some full-rank q; what stands above its diagonal is there to be ignored."""
+    generator = seeded(seed)
+    draw = lambda *shape: 0.4 * torch.randn((*batch, *shape), generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
+    return FullRankGaussian(draw(dim), draw(dim, dim))
+
+
+FAMILIES = {"mean-field": mean_field, "full-rank": full_rank}
+
+#: Every public ELBO estimator, found by its signature, so that a new one is tested the day it is added.
+ESTIMATORS = {
+    name: member for name, member in vars(estimators).items()
+    if inspect.isfunction(member) and not name.startswith("_") and member.__module__ == estimators.__name__
+    and list(inspect.signature(member).parameters) == ["log_joint", "q", "eps"]
+}
+ESTIMATORS["constant_baseline"] = score_function_with(constant_baseline(-0.7))
+PATHWISE = {"pathwise", "total_derivative", "sticking_the_landing"}
+LEARNT = {"score_function_mean_baseline", "leave_one_out", "optimal_coefficient"}
+
+
+def by_autograd(estimator, log_joint, q, eps) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition: an estimator's value (*R) and the gradient (*R, P) that it differentiates to."""
+    vector = q.vector().detach().requires_grad_()
+    value = estimator(log_joint, q.with_vector(vector), eps)
+    return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
+
+
+def readers_model() -> Model:
+    """What a reader would write: three counts, a positive rate and a real shift; D = 2, one draw at a time."""
+    counts = torch.tensor([1.0, 2.0, 4.0])
+
+    def log_joint(theta):
+        prior = theta["rate"].log() - theta["rate"] - 0.5 * theta["shift"].square()            # Gamma(2, 1) and N(0, 1)
+        log_mean = theta["rate"].log() + 0.3 * theta["shift"]
+        return prior + (counts.to(log_mean) * log_mean - log_mean.exp()).sum()
+
+    return Model(log_joint, {"rate": constraints.positive, "shift": constraints.real})

@@ -1,0 +1,66 @@
+"""Imports run downward only, and the maths core stands on torch and numpy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vilib"
+
+#: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
+ROWS = [
+    ["types"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["estimators"], ["draws"],
+    ["fit", "nested", "replicates"], ["slips"], ["checking"], ["examples"], ["explorables"], ["book"],
+]
+HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
+#: Those that a neighbour of the same row may import.
+SAME_ROW = {("replicates", "fit")}
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+
+
+def layer_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(file: Path) -> set[str]:
+    """The vilib modules that a file imports anywhere, inside functions too; doctests do not count."""
+    package = ["vilib", *file.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []              # from . and from ..
+            path = [*above, *(node.module.split(".") if node.module else [])]
+            if path == ["vilib"]:
+                found |= {name.name for name in node.names}
+            elif path[0] == "vilib":
+                found.add(path[1])
+        elif isinstance(node, ast.Import):
+            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("vilib.")}
+    return found
+
+
+def test_every_module_has_its_layer():
+    assert {layer_of(file) for file in FILES} <= set(HEIGHT)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_below(file):
+    own = layer_of(file)
+    for other in imported(file):
+        if own == "explorables" and other not in HEIGHT:
+            continue                                            # a public name of vilib: explorables stand above all of them
+        assert other in HEIGHT, f"{own} imports {other!r} from the package; name the module that has it"
+        assert HEIGHT[other] < HEIGHT[own] or other == own or (own, other) in SAME_ROW, f"{own} imports {other}, which is above it"
+
+
+def test_the_front_door_imports_nothing_from_above_the_examples():
+    assert all(HEIGHT[module] < HEIGHT["explorables"] for module in imported(PACKAGE / "__init__.py"))
+
+
+def test_importing_vilib_brings_no_widget_plot_or_book():
+    heavy = {"ipywidgets", "anywidget", "matplotlib", "sphinx", "IPython", "traitlets", "scipy", "pandas"}
+    program = f"import sys, vilib; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
