@@ -4,7 +4,8 @@ A plain ``jupyter-book build .`` loads it by name (``_config.yml``), so the book
 without make. It does five things:
 
 1. turns recording on for the kernels that execute the chapters, so that explorables leave an island in the page;
-2. keys the cache of executed chapters on the contents of ``vilib/``: change a formula and the chapters run again;
+2. keys the cache of executed chapters on the contents of ``vilib/``: change a formula and the chapters run again,
+   one a core;
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
 5. gives an explorable the room beside the text (``book_static/book.css``).
@@ -15,12 +16,23 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 
 import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import single_nb_execution
+from myst_nb.core.read import create_nb_reader
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.plain import Style as PlainStyle
+from pybtex.style.labels import BaseLabelStyle
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+
+LOGGER = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 BOOK_STATIC = PACKAGE / "book_static"
@@ -132,6 +144,71 @@ def _bundle_mathjax(target: Path) -> None:
     script.write_text(text)
 
 
+# -- chapters --------------------------------------------------------------------------------------------------------
+
+
+def _execute_side_by_side(app, env, docnames) -> None:
+    """Execute the chapters that need it, one a core, into the cache in which MyST-NB then finds them.
+
+    MyST-NB alone executes one after the other. A chapter that fails is left to it: it reports the error.
+    """
+    config = env.mystnb_config
+    if config.execution_mode != "cache":
+        return
+    cache = get_cache(config.execution_cache_path)
+    waiting = []
+    for docname in docnames:
+        path = Path(env.doc2path(docname))
+        text = path.read_text(encoding="utf8")
+        reader = create_nb_reader(str(path), env.myst_config, config, text)
+        if reader is not None:
+            notebook = reader.read(text)
+            try:
+                cache.match_cache_notebook(notebook)
+            except KeyError:
+                waiting.append((path, notebook, reader.read_fmt))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    kernels = min(cores, len(waiting))
+    if kernels < 2:
+        return
+    LOGGER.info("Executing %d chapters, %d at a time", len(waiting), kernels)
+
+    def execute(path, notebook, _):
+        return single_nb_execution(notebook, cwd=str(path.parent), timeout=config.execution_timeout, allow_errors=False)
+
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // kernels))
+    try:
+        with ThreadPoolExecutor(kernels) as pool:  # of threads: each only waits for its kernel, a process
+            results = list(pool.map(execute, *zip(*waiting, strict=True)))
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
+    for (path, notebook, read_data), result in zip(waiting, results, strict=True):
+        if result.err is None:
+            LOGGER.info("%s: executed in %.0f seconds", path.relative_to(app.srcdir), result.time)
+            record = cache.add_nb_to_project(str(path), read_data=read_data)
+            bundle = CacheBundleIn(notebook, record.uri, data={"execution_seconds": result.time})
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+class _KeyLabels(BaseLabelStyle):
+    """Each reference labelled by its key. The label is not shown: chapters cite by author and year."""
+
+    def format_labels(self, sorted_entries):
+        return [entry.key for entry in sorted_entries]
+
+
+class References(PlainStyle):
+    """The bibliography style ``vilib``: pybtex's plain, sorted by author, with labels unique in the whole book.
+
+    Numbers would start at 1 in each chapter's list, and the second "1" is a warning.
+    """
+
+    default_label_style = _KeyLabels
+
+
 # -- pages -----------------------------------------------------------------------------------------------------------
 
 
@@ -202,8 +279,10 @@ def _tidy_site(app, exception) -> None:
 def setup(app):
     os.environ.setdefault("VILIB_RECORD", "1")  # the kernels that execute the chapters inherit it
     os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
+    register_plugin("pybtex.style.formatting", "vilib", References)
     app.add_config_value("vilib_page_digest", "", "html")
     app.connect("config-inited", _configure)
+    app.connect("env-before-read-docs", _execute_side_by_side)
     app.connect("html-page-context", _offer_notebook, priority=100)
     app.connect("html-page-context", _dress_page, priority=900)
     app.connect("build-finished", _tidy_site, priority=900)

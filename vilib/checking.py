@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
+from textwrap import fill
 
 import torch
 from torch import Tensor
@@ -43,7 +45,11 @@ class Report:
         return self.passed
 
     def __str__(self) -> str:
-        return "\n".join([("✓ Right. " if self.passed else "✗ Not yet. ") + self.findings[0], *("  " + f for f in self.findings[1:])])
+        verdict = "✓ Right. " if self.passed else "✗ Not yet. "
+        first, *others = self.findings
+        wrap = partial(fill, width=80, break_on_hyphens=False, break_long_words=False)
+        lines = [wrap(verdict + first, subsequent_indent="  ")]
+        return "\n".join([*lines, *(wrap(line, initial_indent="  ", subsequent_indent="    ") for line in others)])
 
     __repr__ = __str__
 

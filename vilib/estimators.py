@@ -25,7 +25,8 @@ def value_of(v: Tensor, gradient_of: Tensor) -> Tensor:
     """A number that reads v and differentiates like ``gradient_of``; both (*R).
 
     >>> import torch; x = torch.tensor(3.0, requires_grad=True)
-    >>> y = value_of(torch.tensor(7.0), gradient_of=x**2); y.item(), torch.autograd.grad(y, x)[0].item()
+    >>> y = value_of(torch.tensor(7.0), gradient_of=x**2)
+    >>> y.item(), torch.autograd.grad(y, x)[0].item()
     (7.0, 6.0)
     """
     return v.detach() + gradient_of - gradient_of.detach()
@@ -55,11 +56,15 @@ def score_function_expectation(
 
 
 def pathwise_expectation(f: Callable[[Tensor], Tensor], q, eps: Tensor) -> Tensor:
-    """∇_λ E_q[f] = E_ε[∇_λ f(T_λ(ε))].  (eq:pathwise; Kingma & Welling 2014, Rezende et al. 2014)
+    """∇_λ E_q[f] = E_ε[∇_λ f(T_λ(ε))].
+
+    (eq:pathwise; Kingma & Welling 2014, Rezende et al. 2014)
 
     >>> import torch; from vilib import MeanFieldGaussian
-    >>> mu = torch.zeros(1, requires_grad=True); q = MeanFieldGaussian(mu, torch.zeros(1))
-    >>> torch.autograd.grad(pathwise_expectation(lambda z: 3 * z[..., 0], q, torch.ones(8, 1)), mu)[0]
+    >>> mu = torch.zeros(1, requires_grad=True)
+    >>> q, eps = MeanFieldGaussian(mu, torch.zeros(1)), torch.ones(8, 1)
+    >>> value = pathwise_expectation(lambda z: 3 * z[..., 0], q, eps)
+    >>> torch.autograd.grad(value, mu)[0]
     tensor([3.])
     """
     return evaluate(f, _path(q, eps)).mean(0)
@@ -69,12 +74,15 @@ def pathwise_expectation(f: Callable[[Tensor], Tensor], q, eps: Tensor) -> Tenso
 
 
 def score_function(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-    """∇_λ ELBO = E_q[ (log p(x, z) − log q(z)) ∇_λ log q(z) ].  (eq:score-function; Paisley et al. 2012)
+    """∇_λ ELBO = E_q[ (log p(x, z) − log q(z)) ∇_λ log q(z) ].
 
-    The term −∇_λ log q inside the bracket is missing on purpose: its mean is zero.  (eq:score-zero-mean)
+    (eq:score-function; Paisley et al. 2012)
+
+    The term −∇_λ log q inside the bracket is missing on purpose:
+    its mean is zero.  (eq:score-zero-mean)
     """
-    z = q.sample(eps)                                               # (S, *R, D), plain numbers
-    log_q = q.log_prob(z)                                           # (S, *R), carries the gradient
+    z = q.sample(eps)                      # (S, *R, D), plain numbers
+    log_q = q.log_prob(z)                  # (S, *R), carries the gradient
     f = (evaluate(log_joint, z) - log_q).detach()
     return value_of(f.mean(0), gradient_of=(f * log_q).mean(0))
 
@@ -106,17 +114,22 @@ def score_function_mean_baseline(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 
 
 def leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-    """Each draw takes the mean of f over all the *other* draws as its baseline.  (eq:leave-one-out; Kool et al. 2019)
+    """Each draw takes the mean of f over all the *other* draws as its baseline.
 
-    Raises ShapeError for S = 1: there is no other draw.  Needs independent draws.
+    (eq:leave-one-out; Kool et al. 2019)
+
+    Raises ShapeError for S = 1: there is no other draw.
+    Needs independent draws.
     """
     num_samples = len(eps)
     if num_samples < 2:
-        raise ShapeError(f"num_samples: leave_one_out needs at least 2 draws, got {num_samples}.")
+        raise ShapeError(
+            f"num_samples: leave_one_out needs at least 2 draws, got {num_samples}."
+        )
     z = q.sample(eps)
     log_q = q.log_prob(z)
     f = (evaluate(log_joint, z) - log_q).detach()
-    others = (f.sum(0) - f) / (num_samples - 1)                     # (S, *R): the mean without one's own
+    others = (f.sum(0) - f) / (num_samples - 1)       # (S, *R), without one's own
     return value_of(f.mean(0), gradient_of=((f - others) * log_q).mean(0))
 
 
@@ -134,26 +147,35 @@ def optimal_coefficient(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 
 
 def pathwise(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-    """∇_λ { E_ε[log p(x, T_λ(ε))] + H[q_λ] }, the entropy in closed form.  (eq:analytic-entropy; Kucukelbir et al. 2017)"""
-    z = _path(q, eps)                                               # (S, *R, D), moves with λ
+    """∇_λ { E_ε[log p(x, T_λ(ε))] + H[q_λ] }, the entropy in closed form.
+
+    (eq:analytic-entropy; Kucukelbir et al. 2017)
+    """
+    z = _path(q, eps)                      # (S, *R, D), moves with λ
     return evaluate(log_joint, z).mean(0) + q.entropy()
 
 
 def total_derivative(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-    """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ(T_λ(ε)) ], log q moving with λ twice.  (eq:total-derivative)
+    """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ(T_λ(ε)) ], log q moving with λ twice.
 
-    Once through z and once through its own λ.  For a Gaussian log q_λ(T_λ(ε)) is −½ε² − log σ + const, so this gradient is the
-    same as that of :func:`pathwise`, draw by draw; the values differ.
+    (eq:total-derivative)
+
+    Once through z and once through its own λ.  For a Gaussian, log q_λ(T_λ(ε)) is
+    −½ε² − log σ + const, so this gradient is the same as that of :func:`pathwise`,
+    draw by draw; the values differ.
     """
     z = _path(q, eps)
     return (evaluate(log_joint, z) - q.log_prob(z)).mean(0)
 
 
 def sticking_the_landing(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-    """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ̄(T_λ(ε)) ], λ̄ held fixed.  (eq:stl; Roeder, Wu & Duvenaud 2017)
+    """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ̄(T_λ(ε)) ], λ̄ held fixed.
 
-    What is left out of the total derivative is the score, whose mean is zero (eq:score-zero-mean).  Its gain: where q is
-    the posterior, the bracket is constant along every path and the gradient is exactly zero.
+    (eq:stl; Roeder, Wu & Duvenaud 2017)
+
+    What is left out of the total derivative is the score, whose mean is zero
+    (eq:score-zero-mean).  Its gain: where q is the posterior, the bracket is
+    constant along every path and the gradient is exactly zero.
     """
     z = _path(q, eps)
     return (evaluate(log_joint, z) - q.detach().log_prob(z)).mean(0)

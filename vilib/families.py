@@ -129,9 +129,15 @@ class MeanFieldGaussian(_Gaussian):
         return (z - self.mu) * (-self.omega).exp()
 
     def score_at(self, eps: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
-        """The score at z = T_λ(ε), (S, *R, P): ε/σ for μ and ε² − 1 for ω.  (eq:log-derivative)"""
-        return self._by_kind(coordinates, lambda d: eps[..., d] * (-self.omega[..., d]).exp(),
-                             lambda d: eps[..., d].square() - 1)
+        """The score at z = T_λ(ε), (S, *R, P): ε/σ for μ and ε² − 1 for ω.
+
+        (eq:log-derivative)
+        """
+        return self._by_kind(
+            coordinates,
+            lambda d: eps[..., d] * (-self.omega[..., d]).exp(),     # μ
+            lambda d: eps[..., d].square() - 1,                      # ω
+        )
 
     def pullback(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """(∂z/∂λ)ᵀ g along the path z = T_λ(ε), (S, *R, P): g for μ and g σ ε for ω.  (eq:pathwise)"""

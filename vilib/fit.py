@@ -29,17 +29,21 @@ Schedule = Callable[[int], float]
 
 
 def robbins_monro(kappa: float = 0.7, delay: float = 100.0) -> Schedule:
-    """t -> (1 + t/delay)^(−kappa), the factor on the step size: Σρ = ∞, Σρ² < ∞.  (eq:robbins-monro; Robbins & Monro 1951)
+    """t -> (1 + t/delay)^(−kappa), the factor on the step size: Σρ = ∞, Σρ² < ∞.
 
-    delay: in steps; after about that many the steps begin to shrink.  Raises VilibError unless ½ < kappa ≤ 1 and delay > 0.
+    (eq:robbins-monro; Robbins & Monro 1951)
+
+    delay: in steps; after about that many the steps begin to shrink.
+    Raises VilibError unless ½ < kappa ≤ 1 and delay > 0.
 
     >>> robbins_monro(kappa=1.0, delay=10.0)(10)
     0.5
     """
     if not 0.5 < kappa <= 1:
         raise VilibError(
-            f"kappa: expected ½ < kappa ≤ 1, got {kappa}. At ½ or below the steps shrink too slowly for the noise to die out "
-            "(Σρ² = ∞); above 1 too fast to get anywhere (Σρ < ∞)."
+            f"kappa: expected ½ < kappa ≤ 1, got {kappa}. At ½ or below the steps "
+            "shrink too slowly for the noise to die out (Σρ² = ∞); above 1 too fast "
+            "to get anywhere (Σρ < ∞)."
         )
     if delay <= 0:
         raise VilibError(f"delay: a positive number of steps, got {delay}.")

@@ -249,6 +249,19 @@ def test_a_change_in_vilib_runs_the_chapters_again(small_book):
     assert len(list((small_book.root / "_build" / ".jupyter_cache").iterdir())) == 1, "old caches pile up"
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="takes two cores")
+def test_chapters_run_side_by_side(small_book):
+    """Two chapters that wait for each other can only end together."""
+    (small_book.root / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n- file: other\n")
+    meet = (
+        "```{{code-cell}} ipython3\nimport pathlib, time\npathlib.Path('{mine}').touch()\nend = time.monotonic() + 60\n"
+        "while not pathlib.Path('{theirs}').exists():\n    assert time.monotonic() < end, 'alone'\n    time.sleep(0.05)\n```\n"
+    )
+    (small_book.root / "other.md").write_text(HEADER + meet.format(mine="b.met", theirs="a.met"))
+    status, log, _page = small_book(meet.format(mine="a.met", theirs="b.met"))
+    assert status == 0, log
+
+
 def test_faults_fail_the_build_until_they_are_mended(small_book):
     """Sphinx reads a page once and would be silent about it ever after; vilib.book makes it read again."""
     faulty = (

@@ -25,7 +25,7 @@ def assert_mean(samples: torch.Tensor, exact, what: str = "mean") -> None:
     exact = torch.as_tensor(exact, dtype=torch.float64).expand(samples.shape[1:])
     _spend(exact.numel())
     error = samples.std(0) / len(samples) ** 0.5
-    z = (samples.mean(0) - exact) / (error + 1e-12 * (1 + exact.abs()))        # the floor is for estimators without noise
+    z = (samples.mean(0) - exact) / (error + 1e-9 * (1 + exact.abs()))         # the floor is for estimators without noise
     assert z.abs().max() < THRESHOLD, f"{what}: {samples.mean(0).tolist()} ± {error.tolist()}, expected {exact.tolist()}, z = {z.tolist()}"
 
 

@@ -28,10 +28,11 @@ from .core import (
 from .palette import INKS, ink, matplotlib_style
 from .picture import picture
 from .recording import Recording, record
-from .widget import Explorable
+from .widget import Explorable, recording_wanted
 
 __all__ = [
     "INKS", "Axis", "Band", "Bars", "Choice", "Column", "Definition", "Ellipse", "Explorable", "ExplorableError",
     "Gaussian", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
     "Switches", "Table", "ink", "matplotlib_style", "picture", "record",
+    "recording_wanted",
 ]

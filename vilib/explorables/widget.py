@@ -62,6 +62,8 @@ class Explorable(anywidget.AnyWidget):
     array([0., 3.])
     """
 
+    _esm = traitlets.Unicode(_STUB).tag(sync=True)
+    _css = traitlets.Unicode("").tag(sync=True)
     _spec = traitlets.Dict().tag(sync=True)
     _request = traitlets.Int(0).tag(sync=True)
     _frame = traitlets.Dict().tag(sync=True)
