@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from book import chromium  # noqa: E402
-from book.conftest import SITE, serve  # noqa: E402
+from book.conftest import SITE, Visit, serve  # noqa: E402
 
 BUDGET = 1_200_000
 RECORDING_BUDGET = 150_000
@@ -48,11 +48,8 @@ def weigh(browser, address: str) -> Counter:
     )
     devtools.send("Network.enable")
     devtools.send("Network.setCacheDisabled", {"cacheDisabled": True})
-    page.goto(address, wait_until="networkidle")
-    page.evaluate("() => window.MathJax && MathJax.startup.promise.then(() => null)")
-    page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
-    page.evaluate("() => document.fonts.ready.then(() => null)")
-    page.wait_for_load_state("networkidle")
+    page.goto(address)
+    Visit(page).settle()
     context.close()
     return weights
 

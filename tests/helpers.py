@@ -18,7 +18,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def gaussian(mu=0.0, omega=0.0, dim: int = 1) -> MeanFieldGaussian:
     """The mean-field q whose D coordinates are all alike, float64."""
-    return MeanFieldGaussian(torch.full((dim,), float(mu), dtype=torch.float64), torch.full((dim,), float(omega), dtype=torch.float64))
+    full = lambda x: torch.full((dim,), float(x), dtype=torch.float64)  # noqa: E731
+    return MeanFieldGaussian(full(mu), full(omega))
 
 
 def mean_field(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 1) -> MeanFieldGaussian:

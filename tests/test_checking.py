@@ -5,10 +5,15 @@ import torch
 from helpers import ESTIMATORS
 
 from vilib import (
-    BiasedEstimator, VilibError, assert_unbiased, check_unbiased, exact_gradient, leave_one_out, leave_one_out_mean, other_half_mean, pathwise,
-    pathwise_expectation, score_function, score_function_expectation, sticking_the_landing, total_derivative, value_of,
+    BiasedEstimator, VilibError, assert_unbiased, check_unbiased, exact_gradient, leave_one_out, leave_one_out_mean,
+    other_half_mean, pathwise, pathwise_expectation, score_function, score_function_expectation, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.slips import SLIPS, VALUE_SLIPS, cases
+
+
+def words_of(report) -> str:
+    """The report on one line, however it is wrapped."""
+    return " ".join(str(report).split())
 
 
 def scored(weight, *, still=True):
@@ -33,7 +38,8 @@ def changed(estimator, gradient=1.0, value=1.0):
 
 
 def plus_entropy(times):
-    return lambda log_joint, q, eps: value_of(pathwise(log_joint, q, eps), log_joint(q.transform(eps)).mean(0) + times * q.entropy())
+    return lambda log_joint, q, eps: value_of(
+        pathwise(log_joint, q, eps), gradient_of=log_joint(q.transform(eps)).mean(0) + times * q.entropy())
 
 
 def by_sigma(log_joint, q, eps):
@@ -68,7 +74,8 @@ VALUE_MUTANTS = {
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_of_vilib_passes(name):
     report = check_unbiased(ESTIMATORS[name], num_replicates=2000)
-    assert report and report.passed and str(report).startswith("✓ Right. Unbiased on 3 models: 22 z-tests of 2,000 replicates each")
+    assert report and report.passed
+    assert words_of(report).startswith("✓ Right. Unbiased on 3 models: 22 z-tests of 2,000 replicates each")
     assert report.slip is None and report.largest_z < report.threshold
 
 
@@ -76,7 +83,8 @@ def test_estimators_of_an_expectation_pass_as_such():
     for estimator in (score_function_expectation, pathwise_expectation):
         assert check_unbiased(estimator, expectation=True, num_replicates=2000)
     for baseline in (leave_one_out_mean, other_half_mean):
-        assert check_unbiased(lambda f, q, eps: score_function_expectation(f, q, eps, baseline), expectation=True, num_replicates=2000)
+        estimator = lambda f, q, eps: score_function_expectation(f, q, eps, baseline)  # noqa: B023, E731
+        assert check_unbiased(estimator, expectation=True, num_replicates=2000)
     assert check_unbiased(pathwise_expectation, num_replicates=2000).slip == "no entropy"
 
 
@@ -87,25 +95,28 @@ def test_every_slip_has_its_mutant():
 @pytest.mark.parametrize("slip", GRADIENT_MUTANTS)
 def test_each_slip_is_called_by_its_name(slip):
     report = check_unbiased(GRADIENT_MUTANTS[slip])
-    assert not report and SLIPS[slip][1] in str(report)
+    assert not report and SLIPS[slip][1] in words_of(report)
     if slip == "draws that move":                                # no gradient to mu at all: seen before any statistics
         assert report.slip == "no gradient to mu" and report.findings[1] == SLIPS[slip][1]
     else:
         assert report.slip == slip and report.largest_z > report.threshold and report.findings[0] == SLIPS[slip][1]
-        assert "biased" in str(report) and "standard errors away" in str(report)
+        assert "biased" in words_of(report) and "standard errors away" in words_of(report)
 
 
 @pytest.mark.parametrize("slip", VALUE_MUTANTS)
 def test_a_wrong_value_on_a_right_gradient_is_called_by_its_name(slip):
     report = check_unbiased(VALUE_MUTANTS[slip])
-    assert not report and report.slip == slip and "The gradient is right, but the value does not match the ELBO" in report.findings[0]
+    assert not report and report.slip == slip
+    assert "The gradient is right, but the value does not match the ELBO" in report.findings[0]
 
 
 def test_a_bias_without_a_name_is_still_found_and_its_factor_said():
     report = check_unbiased(changed(pathwise, gradient=1.25))
-    assert not report and report.slip is None and "about 1.2 times the true gradient" in str(report).replace("1.3", "1.2")
+    assert not report and report.slip is None
+    assert "about 1.2 times the true gradient" in words_of(report).replace("1.3", "1.2")
     report = check_unbiased(lambda log_joint, q, eps: pathwise(log_joint, q, eps) + 0.3 * q.mu.sum(-1))
-    assert not report and report.slip is None and "No single slip that we know" in str(report) and "mu[0] wrong" in str(report)
+    assert not report and report.slip is None
+    assert "No single slip that we know" in words_of(report) and "mu[0] wrong" in words_of(report)
 
 
 @pytest.mark.parametrize("estimator, slip, words", [
@@ -115,11 +126,12 @@ def test_a_bias_without_a_name_is_still_found_and_its_factor_said():
     (lambda log_joint, q, eps: None, "shape", "It returned NoneType"),
     (lambda log_joint, q, eps: pathwise(log_joint, q.detach(), eps), "no gradient", "No gradient reaches mu or omega"),
     (lambda log_joint, q, eps: log_joint(q.sample(eps)).mean(0) + q.entropy(), "no gradient to mu", "exactly 0 every time"),
-    (lambda log_joint, q, eps: pathwise(log_joint, type(q)(q.mu, q.omega.detach()), eps), "no gradient to omega", "No gradient reaches omega"),
+    (lambda log_joint, q, eps: pathwise(log_joint, type(q)(q.mu, q.omega.detach()), eps),
+     "no gradient to omega", "No gradient reaches omega"),
 ])
 def test_what_cannot_be_tested_is_said_before_any_statistics(estimator, slip, words):
     report = check_unbiased(estimator)
-    assert not report and report.slip == slip and words in str(report), str(report)
+    assert not report and report.slip == slip and words in words_of(report), words_of(report)
 
 
 def test_the_same_seed_gives_the_same_report():
@@ -129,14 +141,15 @@ def test_the_same_seed_gives_the_same_report():
 
 def test_assert_unbiased_raises_the_report():
     assert assert_unbiased(sticking_the_landing).passed
-    with pytest.raises(BiasedEstimator, match="✗ Not yet. It is minus the true gradient: this is a loss") as caught:
+    with pytest.raises(BiasedEstimator, match=r"✗ Not yet\. It is minus the true gradient") as caught:
         assert_unbiased(GRADIENT_MUTANTS["wrong sign"])
     assert isinstance(caught.value, AssertionError) and isinstance(caught.value, VilibError)
 
 
 def test_praise_compares_the_variance_with_the_two_ways():
-    text = str(check_unbiased(total_derivative))
-    assert "Variance beside score_function" in text and "Variance beside pathwise (a Gaussian target, S = 8): mu 1×, omega 1×." in text
+    text = words_of(check_unbiased(total_derivative))
+    assert "Variance beside score_function" in text
+    assert "Variance beside pathwise (a Gaussian target, S = 8): mu 1×, omega 1×." in text
 
 
 def test_the_problems_have_a_gradient_to_find():

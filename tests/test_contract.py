@@ -3,6 +3,8 @@
 What is public is found by its signature (helpers.ESTIMATORS), so that a new estimator is tested the day it is added.
 """
 
+from itertools import product
+
 import pytest
 import torch
 from helpers import ESTIMATORS, FAMILIES, by_autograd, readers_model, seeded
@@ -22,7 +24,9 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 @pytest.fixture(scope="module", autouse=True)
 def nothing_global_changes():
     """This module calls all of vilib: global random states, default dtype, threads and grad mode are as they were."""
-    state = lambda: (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())  # noqa: E731
+    def state():
+        return (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
+
     before = state()
     yield
     assert state() == before
@@ -46,8 +50,7 @@ def test_an_estimator_keeps_its_contract(name, family, batch, dtype, device):
         assert torch.equal(again, first)                                         # a pure function: nothing is drawn inside
 
     tolerance = dict(rtol=1e-10, atol=1e-10) if dtype == torch.float64 else dict(rtol=1e-4, atol=1e-4)
-    for index in torch.cartesian_prod(*(torch.arange(n) for n in batch)).reshape(-1, len(batch)).tolist() if batch else [[]]:
-        at = tuple(index)
+    for at in product(*map(range, batch)):
         alone = by_autograd(estimator, MODEL, q.with_vector(q.vector()[at]), eps[(slice(None), *at)])
         close(value[at], alone[0], **tolerance)
         close(gradient[at], alone[1], **tolerance)

@@ -80,7 +80,9 @@ def test_constants_are_constant():
     assert constant_baseline(2.5)(*some(4)) == 2.5
 
 
-@pytest.mark.parametrize("num_samples, folds", [(2, 2), (3, 3), (7, 7), (8, 8), (9, 9), (10, 10), (16, 8), (24, 8), (20, 10), (64, 8), (13, 13)])
+@pytest.mark.parametrize("num_samples, folds", [
+    (2, 2), (3, 3), (7, 7), (8, 8), (9, 9), (10, 10), (13, 13), (16, 8), (20, 10), (24, 8), (64, 8),
+])
 def test_folds_are_equal_and_at_least_eight_where_there_are_so_many(num_samples, folds):
     assert count_folds(num_samples) == folds and num_samples % folds == 0
 

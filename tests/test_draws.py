@@ -34,16 +34,16 @@ def test_the_closed_form_is_autograds_value_and_gradient(name, make, dtype):
 
 @pytest.mark.parametrize("baseline", [leave_one_out_mean, other_half_mean, lambda f, score: f.mean(0).unsqueeze(-1)])
 def test_a_baseline_of_the_readers_own_is_autograds_too(baseline):
-    q = mean_field(3)
-    assert_same_as_autograd(score_function_with(baseline), TARGETS["by hand"], q, normal(8, (3,), 2, generator=seeded(), dtype=torch.float64))
+    eps = normal(8, (3,), 2, generator=seeded(), dtype=torch.float64)
+    assert_same_as_autograd(score_function_with(baseline), TARGETS["by hand"], mean_field(3), eps)
 
 
 def test_an_estimator_of_the_readers_own_goes_by_autograd():
     half = lambda log_joint, q, eps: 0.5 * (log_joint(q.transform(eps)).mean(0) + q.entropy())  # noqa: E731
     q, eps = mean_field(3), normal(8, (3,), 2, generator=seeded(), dtype=torch.float64)
     with torch.no_grad():
-        assert_same = value_and_gradient(half, TARGETS["by hand"], q, eps)[1]
-    close(assert_same, 0.5 * value_and_gradient(ESTIMATORS["pathwise"], TARGETS["by hand"], q, eps)[1])
+        found = value_and_gradient(half, TARGETS["by hand"], q, eps)[1]
+    close(found, 0.5 * value_and_gradient(ESTIMATORS["pathwise"], TARGETS["by hand"], q, eps)[1])
 
 
 @pytest.mark.parametrize("name", sorted(LEARNT))
@@ -55,7 +55,8 @@ def test_too_few_draws_are_refused_in_the_fast_form_too(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_fast_form_refuses_numbers_that_are_not_finite(name):
     with pytest.raises(NonFiniteLogJoint, match="log_joint: returned nan"):
-        value_and_gradient(ESTIMATORS[name], lambda z: z[..., 0] * torch.nan, mean_field(), torch.zeros(4, 2, dtype=torch.float64))
+        eps = torch.zeros(4, 2, dtype=torch.float64)
+        value_and_gradient(ESTIMATORS[name], lambda z: z[..., 0] * torch.nan, mean_field(), eps)
 
 
 # ---- per draw -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, LEARNT, PATHWISE, by_autograd, full_rank, gaussian, mean_field, seeded
+from helpers import ESTIMATORS, FAMILIES, LEARNT, PATHWISE, by_autograd, full_rank, gaussian, mean_field, seeded, tensor
 
 from vilib import (
     MeanFieldGaussian, NonScalarLogJoint, NotReparameterizable, ShapeError, constant_baseline, correlated_gaussian,
@@ -88,7 +88,7 @@ def test_all_but_the_analytic_entropy_read_the_same_value():
     assert abs(values["pathwise"] - values["score_function"]) > 1e-3
 
 
-# ---- where q is the posterior, and other exact points ----------------------------------------------------------------------
+# ---- where q is the posterior, and other exact points ---------------------------------------------------------------
 
 
 @every_family
@@ -132,7 +132,8 @@ def test_leave_one_out_is_the_covariance_of_f_and_the_score():
 @pytest.mark.parametrize("one, other", [
     (leave_one_out, score_function_with(leave_one_out_mean)),
     (score_function_mean_baseline, score_function_with(other_half_mean)),
-    (ESTIMATORS["optimal_coefficient"], score_function_with(lambda f, s: cross_fitted_coefficient(f, s, mean_field().score_variance()))),
+    (ESTIMATORS["optimal_coefficient"],
+     score_function_with(lambda f, s: cross_fitted_coefficient(f, s, mean_field().score_variance()))),
     (score_function, score_function_with(constant_baseline(0.0))),
 ], ids=["leave-one-out", "other half", "coefficient", "none"])
 def test_each_baseline_estimator_is_the_score_function_with_that_baseline(one, other):
@@ -147,7 +148,7 @@ def test_with_two_draws_every_learnt_baseline_is_the_other_draw():
     close(gradient(leave_one_out, TARGET, q, draws(q, 2)), gradient(ESTIMATORS["optimal_coefficient"], TARGET, q, draws(q, 2)))
 
 
-# ---- the gradient of an expectation ------------------------------------------------------------------------------------
+# ---- the gradient of an expectation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("baseline", [None, constant_baseline(0.4), leave_one_out_mean, other_half_mean])
@@ -177,7 +178,7 @@ def test_the_score_never_differentiates_log_p(name):
     assert gradient(ESTIMATORS[name], black_box, q, draws(q)).abs().max() > 1e-3
 
 
-# ---- refusals ----------------------------------------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------------------------------
 
 
 class OnlyLogQ:
@@ -189,9 +190,11 @@ class OnlyLogQ:
     def transform(self, eps): raise AssertionError("nobody may ask for the path")
 
 
-@pytest.mark.parametrize("estimator", [*(ESTIMATORS[name] for name in sorted(PATHWISE)), pathwise_expectation], ids=lambda e: e.__name__)
+@pytest.mark.parametrize(
+    "estimator", [*(ESTIMATORS[name] for name in sorted(PATHWISE)), pathwise_expectation], ids=lambda e: e.__name__)
 def test_a_pathwise_estimator_refuses_a_family_without_a_path(estimator):
-    with pytest.raises(NotReparameterizable, match=r"q: OnlyLogQ has no differentiable transform\(eps\).*score_function, leave_one_out"):
+    message = r"q: OnlyLogQ has no differentiable transform\(eps\).*score_function, leave_one_out"
+    with pytest.raises(NotReparameterizable, match=message):
         estimator(TARGET, OnlyLogQ(mean_field()), draws(mean_field()))
 
 
@@ -219,7 +222,8 @@ def test_noise_of_another_shape_is_refused(name, q):
 @every_estimator
 def test_a_log_joint_that_is_no_number_a_draw_is_refused(name):
     q = mean_field()
-    with pytest.raises(NonScalarLogJoint, match=r"log_joint: for z of shape \(8, 2\) expected log densities \(8,\), got \(8, 2\)"):
+    message = r"log_joint: for z of shape \(8, 2\) expected log densities \(8,\), got \(8, 2\)"
+    with pytest.raises(NonScalarLogJoint, match=message):
         ESTIMATORS[name](lambda z: -z.square(), q, draws(q))
 
 
@@ -239,7 +243,7 @@ def test_gaussian_target_gradients_by_hand():
     m, s, mu0, sigma0, e = 0.4, 0.7, 1.5, 0.6, 0.9
     q, eps = gaussian(m, math.log(s)), torch.tensor([[e]], dtype=torch.float64)
     slope = (mu0 - (m + s * e)) / sigma0**2
-    close(gradient(pathwise, gaussian_target(mu0, sigma0), q, eps), torch.tensor([slope, slope * s * e + 1], dtype=torch.float64))
-    held = slope + e / s
-    close(gradient(sticking_the_landing, gaussian_target(mu0, sigma0), q, eps), torch.tensor([held, held * s * e], dtype=torch.float64))
+    target, held = gaussian_target(mu0, sigma0), slope + e / s
+    close(gradient(pathwise, target, q, eps), tensor(slope, slope * s * e + 1))
+    close(gradient(sticking_the_landing, target, q, eps), tensor(held, held * s * e))
     assert isinstance(q, MeanFieldGaussian)

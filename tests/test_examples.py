@@ -22,7 +22,8 @@ COSTS = {
 }
 MODELS = {
     "gaussian": gaussian_target(0.5, 1.7), "correlated": correlated_gaussian(0.9, (1.0, 0.5)),
-    "logistic": logistic_one_coefficient(), "logistic, 3 rows": logistic_one_coefficient(tensor(0.5, -1.0, 2.0), tensor(1.0, 0.0, 1.0)),
+    "logistic": logistic_one_coefficient(),
+    "logistic, 3 rows": logistic_one_coefficient(tensor(0.5, -1.0, 2.0), tensor(1.0, 0.0, 1.0)),
     "mixture": two_component_mixture(), "uneven mixture": two_component_mixture((-1.0, 4.0), (0.5, 2.0), 0.3),
     "kidiq": kidiq(), "kidiq, centred": kidiq(centred=True),
 }

@@ -83,7 +83,8 @@ def test_the_slope_of_log_q_and_of_the_entropy_are_autograds(make, batch):
     close(q.entropy_gradient(), torch.autograd.grad(entropy.sum(), vector)[0])
 
 
-@pytest.mark.parametrize("q", [gaussian(0.3, -0.4), mean_field(), full_rank(), full_rank(dim=1)], ids=lambda q: f"{type(q).__name__}-{q.dim}")
+@pytest.mark.parametrize(
+    "q", [gaussian(0.3, -0.4), mean_field(), full_rank(), full_rank(dim=1)], ids=lambda q: f"{type(q).__name__}-{q.dim}")
 def test_the_score_has_mean_zero_and_the_variance_it_says(q):
     for p in range(q.num_parameters):
         assert expectation(lambda z: q.score(z)[..., p], q).item() == pytest.approx(0, abs=1e-10)
@@ -143,7 +144,8 @@ def test_expand_puts_new_axes_first_and_detach_holds_still(make):
     (lambda: FullRankGaussian(torch.zeros(2), torch.zeros(2)), r"mu and raw_tril: shapes .* got \(2,\) and \(2,\)"),
     (lambda: mean_field().with_vector(torch.zeros(3)), r"vector: expected \(\*R, 4\), got \(3,\)"),
     (lambda: full_rank().with_vector(torch.tensor(0.0)), r"vector: expected \(\*R, 5\), got \(\)"),
-    (lambda: mean_field(3).transform(torch.zeros(4, 2)), r"eps: expected \(S, \*R, D\) = \(S, 3, 2\) for this q, got \(4, 2\).*q.batch_shape"),
+    (lambda: mean_field(3).transform(torch.zeros(4, 2)),
+     r"eps: expected \(S, \*R, D\) = \(S, 3, 2\) for this q, got \(4, 2\).*q.batch_shape"),
     (lambda: full_rank().sample(torch.zeros(4, 3)), r"eps: expected .*\(S, 2\) for this q, got \(4, 3\)"),
 ])
 def test_shapes_that_do_not_fit_are_named(build, message):

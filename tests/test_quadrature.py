@@ -84,7 +84,7 @@ def test_the_optimal_baseline_is_the_lowest_point_of_a_parabola():
 
 def test_additive_moments_are_the_moments_of_the_sum():
     q1, f1 = gaussian(0.5, -0.3), lambda z: (1.3 * z).cos().sum(-1) + z.square().sum(-1)
-    both = moments(f1, gaussian(0.5, -0.3, dim=2)).variances(4)                       # parameters 0 and 2 belong to the first coordinate
+    both = moments(f1, gaussian(0.5, -0.3, dim=2)).variances(4)                       # 0 and 2: mu[0] and omega[0]
     for name, variance in additive_moments(f1, q1, 2).variances(4).items():
         close(variance, both[name][[0, 2]], rtol=1e-8, atol=1e-10)
 

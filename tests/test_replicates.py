@@ -64,7 +64,7 @@ def test_ten_times_the_noise_needs_the_draws_that_theory_says():
 def test_what_cannot_be_is_refused():
     with pytest.raises(MissingGenerator, match="generator: expected a torch.Generator, got None"):
         replicates(generator=None)
-    with pytest.raises(DependentDraws, match="noise: leave_one_out learns its baseline from the other draws.*sobol draws are not"):
+    with pytest.raises(DependentDraws, match="noise: leave_one_out learns its baseline from the other.*sobol draws are not"):
         replicates(leave_one_out, noise=sobol)
     with pytest.raises(ShapeError, match="num_samples: leave_one_out needs at least 2 draws, got 1"):
         replicates(leave_one_out, num_samples=1)

@@ -29,7 +29,8 @@ def test_a_generator_passes_anywhere_or_on_its_own_device():
 
 
 def test_a_generator_on_another_device_names_both_devices():
-    with pytest.raises(GeneratorDeviceError, match=r"generator: it lives on 'cpu', the parameters on 'cuda:0'.*torch.Generator\('cuda:0'\)"):
+    message = r"generator: it lives on 'cpu', the parameters on 'cuda:0'.*torch.Generator\('cuda:0'\)"
+    with pytest.raises(GeneratorDeviceError, match=message):
         check_generator(seeded(), "cuda:0")
 
 

@@ -107,7 +107,8 @@ def _configure(app, config) -> None:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
     # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
-    config.vilib_page_digest = _digest([PACKAGE / "book.py", *_package_files(BOOK_STATIC)], PACKAGE)
+    dress = [PACKAGE / "book.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
+    config.vilib_page_digest = _digest(dress, PACKAGE)
 
     # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.
     for listeners in app.events.listeners.values():

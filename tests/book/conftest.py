@@ -26,7 +26,7 @@ SITE = ROOT / "_build" / "html"
 #: The build that `make book` does, with this Python.
 BUILD = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n", "--keep-going"]
 #: Longest wait for anything to appear, in milliseconds. Only failures last this long.
-PATIENCE = 20_000
+PATIENCE = 60_000
 
 
 def build_is_current() -> bool:
@@ -117,6 +117,17 @@ class Visit:
     requests: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # requests without an answer, or with an error for one
     complaints: list[str] = field(default_factory=list)  # errors in the console, and errors nobody caught
+
+    def settle(self) -> None:
+        """Wait until the page is whole: formulas set, explorables drawn, fonts and pictures there, down to its end."""
+        self.page.wait_for_function("() => !window.MathJax || (MathJax.startup && MathJax.startup.promise)")
+        self.page.evaluate("() => window.MathJax && MathJax.startup.promise.then(() => null)")
+        self.page.wait_for_function(
+            """() => [...document.querySelectorAll(".vilib-explorable")].every((e) => /true|failed/.test(e.dataset.ready))"""
+        )
+        self.page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+        self.page.evaluate("() => document.fonts.ready.then(() => null)")
+        self.page.wait_for_function("() => [...document.images].every((image) => image.complete)")
 
     def strangers(self, home: str) -> list[str]:
         """Requests that left the site."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -32,32 +33,16 @@ def _pages(toc: dict) -> list[str]:
 PAGES = _pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 
 
-def _typeset(page) -> None:
-    """Wait until MathJax, where the page has it, is done."""
-    page.wait_for_function("() => !window.MathJax || (MathJax.startup && MathJax.startup.promise)")
-    page.evaluate("() => window.MathJax && MathJax.startup.promise.then(() => null)")
-
-
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_self_contained_and_free_of_errors(site, visit, name):
+def test_page_is_self_contained_typeset_and_free_of_errors(site, visit, name):
     seen = visit(f"{site}/{name}.html")
-    _typeset(seen.page)
-    seen.page.evaluate("() => document.fonts.ready.then(() => null)")
-    seen.page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
-    seen.page.wait_for_load_state("networkidle")
+    seen.settle()
     assert seen.strangers(site) == []
     assert seen.failed == []
     assert seen.complaints == []
 
-
-@pytest.mark.parametrize("name", PAGES)
-def test_formulas_are_typeset(site, visit, name):
-    page = visit(f"{site}/{name}.html").page
-    _typeset(page)
-    formulas = page.locator(".bd-article .math").count()
-    # A numbered display may hold several; none may hold none.
+    page = seen.page
     assert page.locator(".bd-article .math:not(:has(mjx-container))").count() == 0
-    assert page.locator(".bd-article mjx-container").count() >= formulas
     assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0
     text = page.evaluate(
         """() => {
@@ -66,13 +51,16 @@ def test_formulas_are_typeset(site, visit, name):
           return article.textContent;
         }"""
     )
-    assert not re.search(r"\\\(|\\\[|\$\$|\\begin\{|\\(frac|mathbb|lambda)\b", text)
+    assert not re.search(r"\\\(|\\\[|\$\$|\\begin\{|\\(frac|mathbb|lambda)\b", text), "TeX left as it was typed"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
-def test_buttons_show_their_icons(site, visit, scheme, width):
-    page = visit(f"{site}/{PAGES[-1]}.html", color_scheme=scheme, viewport={"width": width, "height": 900}).page
+def test_formulas_are_there(built_book):
+    assert any('class="math' in (built_book / f"{name}.html").read_text() for name in PAGES)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+def test_buttons_show_their_icons(site_http, visit, scheme, width):
+    page = visit(f"{site_http}/{PAGES[-1]}.html", color_scheme=scheme, viewport={"width": width, "height": 900}).page
     icons = page.evaluate(
         """() => [...document.querySelectorAll("[class*='fa-']")].filter((icon) => icon.checkVisibility()).map((icon) => {
           const mark = getComputedStyle(icon, "::before");
@@ -114,7 +102,7 @@ def test_without_javascript_the_page_is_dressed(site_http, visit):
 def test_search_finds_the_chapters(site, visit):
     seen = visit(f"{site}/search.html?q=gradient")
     seen.page.locator("#search-results li a").first.wait_for()
-    seen.page.wait_for_load_state("networkidle")
+    seen.settle()
     assert seen.strangers(site) == []
     assert seen.complaints == []
 
@@ -143,20 +131,22 @@ def test_links_and_assets_lead_somewhere(built_book):
 
     def ids(path: Path) -> set[str]:
         if path not in places:
-            places[path] = set(re.findall(r'\sid="([^"]+)"', path.read_text()))
+            places[path] = set(re.findall(r'\s(?:id|data-explorable)="([^"]+)"', path.read_text()))
         return places[path]
 
     for page in built_book.rglob("*.html"):
         if "_static" in page.parts:
             continue
         for address in attribute.findall(without_scripts.sub("", page.read_text())):
-            parts = urlsplit(address)
+            parts = urlsplit(html.unescape(address))
             if parts.scheme or parts.netloc:
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             if not target.exists():
                 missing.append(f"{page.relative_to(built_book)}: {address}")
-            elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in ids(target):
+            # The fragment may end in an explorable's state: #gradient-variance?sample_count=64
+            place = unquote(parts.fragment).partition("?")[0]
+            if place and target.suffix == ".html" and target.exists() and place not in ids(target):
                 missing.append(f"{page.relative_to(built_book)}: {address} (no such place)")
     assert missing == []
 
@@ -173,11 +163,10 @@ def test_each_page_offers_itself_as_a_notebook(built_book, name):
 
 def test_pages_carry_no_ballast(built_book):
     for name in PAGES:
-        html = (built_book / f"{name}.html").read_text()
+        page = (built_book / f"{name}.html").read_text()
         for ballast in ("fontawesome", "thebe", "require.min.js", "widget-state+json", "html-manager"):
-            assert ballast not in html.lower(), f"{ballast} in {name}"
-        has_explorable = f'class="{book.EXPLORABLE}' in html
-        assert ("explorable.js" in html) == has_explorable, name
+            assert ballast not in page.lower(), f"{ballast} in {name}"
+        assert ("explorable.js" in page) == (f'class="{book.EXPLORABLE}' in page), name
 
 
 # -- what makes a build stale ------------------------------------------------------------------------------------------

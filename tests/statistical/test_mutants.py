@@ -31,7 +31,7 @@ def test_what_is_right_passes(name):
     assert_right(ESTIMATORS[name])
 
 
-# ---- estimators -----------------------------------------------------------------------------------------------------------
+# ---- estimators -----------------------------------------------------------------------------------------------------
 
 
 def baseline_with_its_own_sample(log_joint, q, eps):
@@ -94,7 +94,7 @@ def sigma_squared_for_sigma(log_joint, q, eps):
 
 def value_of_the_surrogate(log_joint, q, eps):
     log_q = q.log_prob(z := q.sample(eps))
-    return ((log_joint(z) - log_q).detach() * log_q).mean(0)                     # the right gradient, and a value that means nothing
+    return ((log_joint(z) - log_q).detach() * log_q).mean(0)                     # right gradient, meaningless value
 
 
 def coefficient_from_its_own_draws(f, score):
@@ -103,8 +103,9 @@ def coefficient_from_its_own_draws(f, score):
 
 
 MUTANTS = [
-    baseline_with_its_own_sample, landing_that_detaches_z, naive_loss, score_that_moves, score_with_f_attached, forgotten_entropy,
-    score_without_log_q, entropy_twice, sign_flip, gradient_of_a_loss, sum_for_mean, sigma_squared_for_sigma, value_of_the_surrogate,
+    baseline_with_its_own_sample, landing_that_detaches_z, naive_loss, score_that_moves, score_with_f_attached,
+    forgotten_entropy, score_without_log_q, entropy_twice, sign_flip, gradient_of_a_loss, sum_for_mean,
+    sigma_squared_for_sigma, value_of_the_surrogate,
     score_function_with(coefficient_from_its_own_draws), score_function_with(lambda f, score: f.mean(0).unsqueeze(-1)),
 ]
 
@@ -115,7 +116,7 @@ def test_a_mutant_fails(mutant):
         assert_right(mutant)
 
 
-# ---- baselines ----------------------------------------------------------------------------------------------------------------
+# ---- baselines ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
@@ -123,14 +124,17 @@ def test_a_baseline_that_leaves_out_its_own_passes(baseline):
     assert_leaves_out_its_own(baseline, 8)
 
 
-@pytest.mark.parametrize("mutant", [lambda f, s: f.mean(0).expand_as(f).unsqueeze(-1), lambda f, s: coefficient_from_its_own_draws(f, s).expand_as(s)])
+@pytest.mark.parametrize("mutant", [
+    lambda f, score: f.mean(0).expand_as(f).unsqueeze(-1),
+    lambda f, score: coefficient_from_its_own_draws(f, score).expand_as(score),
+], ids=["mean", "coefficient"])
 def test_a_baseline_with_its_own_sample_fails(mutant):
     with pytest.raises(AssertionError):
         assert_leaves_out_its_own(mutant, 8)
     assert len(BASELINES) == len(LEARNT)
 
 
-# ---- models -------------------------------------------------------------------------------------------------------------------
+# ---- models ---------------------------------------------------------------------------------------------------------
 
 
 class NoJacobian(Model):
@@ -170,7 +174,7 @@ def test_a_model_without_its_jacobian_fails(make):
                 assert_pays_for_the_change_of_variables(make, support)
 
 
-# ---- noise ----------------------------------------------------------------------------------------------------------------------
+# ---- noise ----------------------------------------------------------------------------------------------------------
 
 
 def too_wide(*args, **options):

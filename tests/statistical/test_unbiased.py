@@ -31,9 +31,15 @@ PROBLEMS = {
     "reader's model, full-rank": (readers_model(), full_rank()),
 }
 #: (noise, S, replicates)
-NOISES = {"normal": (normal, 8, 4000), "two draws": (normal, 2, 8000), "odd": (normal, 5, 4000), "antithetic": (antithetic, 8, 4000), "sobol": (sobol, 8, 500)}
+NOISES = {
+    "normal": (normal, 8, 4000), "two draws": (normal, 2, 8000), "odd": (normal, 5, 4000),
+    "antithetic": (antithetic, 8, 4000), "sobol": (sobol, 8, 500),
+}
 #: What learns a baseline from the other draws refuses dependent ones; test_replicates holds it to that.
-ALLOWED = [(name, noise) for name in ESTIMATORS for noise, (draw, *_) in NOISES.items() if draw.independent_draws or name not in LEARNT]
+ALLOWED = [
+    (name, noise) for name in ESTIMATORS for noise, (draw, *_) in NOISES.items()
+    if draw.independent_draws or name not in LEARNT
+]
 COSTS = {"square": quadratic_cost(0.3), "cos": cosine_cost(1.5), "exp": exponential_cost(0.8)}
 LEARN = {"leave one out": leave_one_out_mean, "other half": other_half_mean}
 
@@ -57,7 +63,8 @@ def test_the_exact_gradient_of_a_gaussian_target_is_the_closed_form():
 @pytest.mark.parametrize("name", sorted(ESTIMATORS.keys() - LEARNT))
 def test_one_draw_is_enough(name):
     target, q = PROBLEMS["correlated"]
-    assert_unbiased(ESTIMATORS[name], target, q, exact_gradient(target, q, elbo=True), exact_elbo(target, q), num_samples=1, num_replicates=20_000)
+    assert_unbiased(ESTIMATORS[name], target, q, exact_gradient(target, q, elbo=True), exact_elbo(target, q),
+                    num_samples=1, num_replicates=20_000)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -86,10 +93,11 @@ def of_cost(name):
 def test_an_estimator_of_an_expectation_is_unbiased(name, dim, cost):
     f, q = COSTS[cost], gaussian(0.6, -0.2, dim)
     for noise in (normal, antithetic) if name in ("pathwise", "score", "constant") else (normal,):
-        assert_unbiased(of_cost(name), f, q, f.gradient(q), f.expectation(q), num_samples=8, num_replicates=4000, noise=noise)
+        assert_unbiased(of_cost(name), f, q, f.gradient(q), f.expectation(q),
+                        num_samples=8, num_replicates=4000, noise=noise)
 
 
-# ---- why some refuse ------------------------------------------------------------------------------------------------------
+# ---- why some refuse ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(LEARNT))

@@ -28,7 +28,7 @@ def by_mu_and_sigma(variances, sigma):
     return {name: (v[..., 0].item(), v[..., 1].item() / sigma**2) for name, v in variances.items()}
 
 
-# ---- f(x) = (x − k)² --------------------------------------------------------------------------------------------------
+# ---- f(x) = (x − k)² ------------------------------------------------------------------------------------------------
 
 
 def of_the_square(d, sigma):
@@ -53,8 +53,8 @@ def test_the_table_of_the_square(d, sigma, num_samples):
 
 def test_the_numbers_of_the_square_at_one():
     found = by_mu_and_sigma(quadratic_cost().variances(gaussian(1.0)), 1.0)
-    assert [found[n][0] for n in ("score_function", "optimal_baseline", "mean_baseline", "pathwise")] == pytest.approx([30, 14, 18, 4])
-    assert [found[n][1] for n in ("score_function", "optimal_baseline", "mean_baseline", "pathwise")] == pytest.approx([136, 64, 96, 12])
+    by_mu, by_sigma = zip(*(found[n] for n in ("score_function", "optimal_baseline", "mean_baseline", "pathwise")))
+    assert by_mu == pytest.approx([30, 14, 18, 4]) and by_sigma == pytest.approx([136, 64, 96, 12])
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 10, 1000])
@@ -66,7 +66,7 @@ def test_dimension_costs_the_score_and_not_the_path(dim):
     assert found["pathwise"] == pytest.approx(4, rel=1e-9)
 
 
-# ---- cos and exp --------------------------------------------------------------------------------------------------------
+# ---- cos and exp ----------------------------------------------------------------------------------------------------
 
 
 def of_the_cosine(k, mu, sigma):
@@ -74,7 +74,8 @@ def of_the_cosine(k, mu, sigma):
     c = math.exp(-(t**2) / 2) * math.cos(2 * k * mu)
     g_mu, g_sigma = -k * math.sin(k * mu) * damping, -(k**2) * sigma * math.cos(k * mu) * damping
     return {
-        "score_function": ((1 + (1 - t**2) * c) / (2 * sigma**2) - g_mu**2, (2 + (t**4 - 4 * t**2 + 2) * c) / (2 * sigma**2) - g_sigma**2),
+        "score_function": ((1 + (1 - t**2) * c) / (2 * sigma**2) - g_mu**2,
+                           (2 + (t**4 - 4 * t**2 + 2) * c) / (2 * sigma**2) - g_sigma**2),
         "pathwise": (k**2 * (1 - c) / 2 - g_mu**2, k**2 * (1 - (1 - t**2) * c) / 2 - g_sigma**2),
     }
 
@@ -98,7 +99,7 @@ def test_beyond_some_k_the_path_is_the_noisier_one(cost, crossing):
     assert excess(0.5 * crossing) < 0 < excess(1.5 * crossing)
 
 
-# ---- learnt baselines -----------------------------------------------------------------------------------------------------
+# ---- learnt baselines -----------------------------------------------------------------------------------------------
 
 
 @every_place
@@ -118,12 +119,15 @@ def test_leave_one_out_at_two_draws_by_integrating_over_both(d, sigma, cost):
 
 @pytest.mark.parametrize("num_samples", [2, 3, 8, 64])
 def test_the_leave_one_out_formula(num_samples):
-    """Var[(f−f̄)(s−s̄)]/S + (Var f · Var s + Cov²)/(S(S−1)); for the square at μ = σ = 1 in ∂μ: 18/S + (6·1 + 4)/(S(S−1))."""
+    """Var[(f−f̄)(s−s̄)]/S + (Var f · Var s + Cov²)/(S(S−1)).
+
+    For the square at μ = σ = 1 in ∂μ: 18/S + (6·1 + 4)/(S(S−1)).
+    """
     variance = quadratic_cost().variances(gaussian(1.0), num_samples)["leave_one_out"][0].item()
     assert variance == pytest.approx(18 / num_samples + 10 / (num_samples * (num_samples - 1)), **EXACT)
 
 
-# ---- gradients of the ELBO --------------------------------------------------------------------------------------------------
+# ---- gradients of the ELBO ------------------------------------------------------------------------------------------
 
 
 def of_a_gaussian(m, s, mu0, sigma0):
@@ -135,7 +139,9 @@ def of_a_gaussian(m, s, mu0, sigma0):
     }
 
 
-@pytest.mark.parametrize("m, s, mu0, sigma0", [(0.0, 1.0, 1.0, 1.0), (0.4, 0.7, -1.0, 2.0), (1.0, 1.5, 0.0, 0.6), (0.5, 0.8, 0.5, 0.8)])
+@pytest.mark.parametrize("m, s, mu0, sigma0", [
+    (0.0, 1.0, 1.0, 1.0), (0.4, 0.7, -1.0, 2.0), (1.0, 1.5, 0.0, 0.6), (0.5, 0.8, 0.5, 0.8),
+])
 def test_the_table_of_the_elbo(m, s, mu0, sigma0):
     found = moments(gaussian_target(mu0, sigma0), gaussian(m, math.log(s)), elbo=True).variances()
     for name, exact in of_a_gaussian(m, s, mu0, sigma0).items():
@@ -154,29 +160,35 @@ def test_at_the_posterior_sticking_the_landing_is_silent_and_the_analytic_entrop
 def test_sticking_the_landing_wins_for_the_mean_only_where_q_is_wide_enough(s2_over_sigma02, wins):
     """s² > σ₀²/2, and not otherwise."""
     sigma0 = 1.3
-    found = moments(gaussian_target(0.0, sigma0), gaussian(1.0, 0.5 * math.log(s2_over_sigma02 * sigma0**2)), elbo=True).variances()
+    q = gaussian(1.0, 0.5 * math.log(s2_over_sigma02 * sigma0**2))
+    found = moments(gaussian_target(0.0, sigma0), q, elbo=True).variances()
     assert (found["sticking_the_landing"][0] < found["pathwise"][0]).item() == wins
 
 
-# ---- measured ---------------------------------------------------------------------------------------------------------------
+# ---- measured -------------------------------------------------------------------------------------------------------
 
 
 def expectation_estimator(name, m):
-    baselines = {"score_function": None, "mean_baseline": constant_baseline(m.mean_f), "leave_one_out": leave_one_out_mean,
-                 "optimal_baseline": constant_baseline(m.optimal_baseline), "other_half": other_half_mean}
-    return pathwise_expectation if name == "pathwise" else lambda f, q, eps: score_function_expectation(f, q, eps, baselines[name])
+    if name == "pathwise":
+        return pathwise_expectation
+    baseline = {"score_function": None, "mean_baseline": constant_baseline(m.mean_f), "leave_one_out": leave_one_out_mean,
+                "optimal_baseline": constant_baseline(m.optimal_baseline), "other_half": other_half_mean}[name]
+    return lambda f, q, eps: score_function_expectation(f, q, eps, baseline)
 
 
 def elbo_estimator(name, m):
-    given = {"mean_baseline": score_function_with(constant_baseline(m.mean_f)), "other_half": ESTIMATORS["score_function_mean_baseline"],
-             "optimal_baseline": score_function_with(constant_baseline(m.optimal_baseline))}
+    given = {"mean_baseline": score_function_with(constant_baseline(m.mean_f)),
+             "optimal_baseline": score_function_with(constant_baseline(m.optimal_baseline)),
+             "other_half": ESTIMATORS["score_function_mean_baseline"]}
     return given.get(name) or ESTIMATORS[name]
 
 
 COSTS = {"square": quadratic_cost(0.2), "cos": cosine_cost(1.5), "exp": exponential_cost(1.0)}
 TARGETS = {
-    "Gaussian": (gaussian_target(1.0, 0.8), gaussian(0.3, -0.2)), "logistic": (logistic_one_coefficient(), gaussian(-0.5, 0.2)),
-    "mixture": (two_component_mixture(), gaussian(1.0, 0.3)), "correlated": (correlated_gaussian(0.6), gaussian(0.5, -0.2, 2)),
+    "Gaussian": (gaussian_target(1.0, 0.8), gaussian(0.3, -0.2)),
+    "logistic": (logistic_one_coefficient(), gaussian(-0.5, 0.2)),
+    "mixture": (two_component_mixture(), gaussian(1.0, 0.3)),
+    "correlated": (correlated_gaussian(0.6), gaussian(0.5, -0.2, 2)),
 }
 BY_SCORE = ["score_function", "mean_baseline", "optimal_baseline", "leave_one_out", "other_half"]
 
@@ -203,8 +215,9 @@ def test_replicates_of_the_elbo_have_the_exact_variance(name, target, num_sample
 
 def test_replicates_in_ten_dimensions_have_the_variance_of_the_table():
     q, f = gaussian(dim=10), quadratic_cost()
+    one = moments(f, gaussian())
     for name, exact in [("score_function", 12 * 14), ("pathwise", 4)]:
-        _, gradients = replicates(expectation_estimator(name, moments(f, gaussian())), f, q, num_samples=4, num_replicates=20_000)
+        _, gradients = replicates(expectation_estimator(name, one), f, q, num_samples=4, num_replicates=20_000)
         assert_variance(gradients[:, 0], exact / 4, name)
 
 

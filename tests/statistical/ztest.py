@@ -1,7 +1,7 @@
 """z-tests at one false-alarm rate for the whole suite.
 
-A right vilib fails *any* of these tests with probability 1e-6 (Bonferroni): each comparison spends one of ``BUDGET`` shares.
-Seeds are fixed and nothing is drawn again.
+A right vilib fails *any* of these tests with probability 1e-6 (Bonferroni): each comparison spends one of ``BUDGET``
+shares.  Seeds are fixed and nothing is drawn again.
 """
 
 from statistics import NormalDist
@@ -25,8 +25,10 @@ def assert_mean(samples: torch.Tensor, exact, what: str = "mean") -> None:
     exact = torch.as_tensor(exact, dtype=torch.float64).expand(samples.shape[1:])
     _spend(exact.numel())
     error = samples.std(0) / len(samples) ** 0.5
-    z = (samples.mean(0) - exact) / (error + 1e-9 * (1 + exact.abs()))         # the floor is for estimators without noise
-    assert z.abs().max() < THRESHOLD, f"{what}: {samples.mean(0).tolist()} ± {error.tolist()}, expected {exact.tolist()}, z = {z.tolist()}"
+    floor = 1e-9 * (1 + exact.abs())                                     # for estimators without any noise
+    z = (samples.mean(0) - exact) / (error + floor)
+    found = f"{samples.mean(0).tolist()} ± {error.tolist()}"
+    assert z.abs().max() < THRESHOLD, f"{what}: {found}, expected {exact.tolist()}, z = {z.tolist()}"
 
 
 def assert_variance(samples: torch.Tensor, exact, what: str = "variance") -> None:

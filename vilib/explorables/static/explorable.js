@@ -173,12 +173,12 @@ globalThis.vilibExplorables ??= (() => {
       const stroke = (d, opacity, width) =>
         `<path d="${d}" fill="none" style="stroke:${ink(mark.ink)}" stroke-width="${width}" stroke-opacity="${opacity}" stroke-dasharray="${dash}" stroke-linejoin="round"/>`;
       let out = "";
-      if (mark.fill) out += `<path d="${path(xs, ys)}L${round(xs.at(-1))} ${round(c.y(c.base))}L${round(xs[0])} ${round(c.y(c.base))}z" style="fill:${ink(mark.ink)}" fill-opacity=".2"/>`;
+      if (mark.fill && Number.isFinite(xs[0] + xs.at(-1))) out += `<path d="${path(xs, ys)}L${round(xs.at(-1))} ${round(c.y(c.base))}L${round(xs[0])} ${round(c.y(c.base))}z" style="fill:${ink(mark.ink)}" fill-opacity=".2"/>`;
       const width = (mark.width ?? 2) * c.weight;
       if (mark.until) {
         const now = Math.floor(c.time(mark.until)) + 1;
         out += stroke(path(xs, ys), 0.22, width * 0.75) + stroke(path(xs.slice(0, now), ys.slice(0, now)), 1, width);
-        out += `<path d="${marker(mark.ink, xs[now - 1], ys[now - 1], 4 * c.weight)}" style="fill:${ink(mark.ink)}" class="vl-halo-shape"/>`;
+        if (Number.isFinite(ys[now - 1])) out += `<path d="${marker(mark.ink, xs[now - 1], ys[now - 1], 4 * c.weight)}" style="fill:${ink(mark.ink)}" class="vl-halo-shape"/>`;
       } else if ((mark.width ?? 2) > 0) out += stroke(path(xs, ys), mark.opacity ?? 1, width);
       if (mark.points) {
         const d = xs.map((x, i) => (Number.isFinite(ys[i]) ? marker(mark.ink, x, ys[i], 3.2 * c.weight) : "")).join("");
@@ -249,6 +249,7 @@ globalThis.vilibExplorables ??= (() => {
       const values = c.frame.get(mark.params);
       const time = mark.at ? c.time(mark.at) : 0;
       const [mean, sd] = between(values, 2, time);
+      if (!Number.isFinite(mean + sd)) return ""; // a fit that failed is nowhere
       const peak = (s) => (mark.height ?? 1) / (s * Math.sqrt(2 * Math.PI));
       const xs = [], ys = [];
       for (let i = 0; i <= 160; i++) {
@@ -274,6 +275,7 @@ globalThis.vilibExplorables ??= (() => {
       const values = c.frame.get(mark.params);
       const time = mark.at ? c.time(mark.at) : 0;
       const [m1, m2, l11, l21, l22] = between(values, 5, time);
+      if (!Number.isFinite(m1 + m2 + l11 + l21 + l22)) return "";
       let out = "";
       for (const r of mark.radii ?? [1, 2]) {
         const xs = [], ys = [];
