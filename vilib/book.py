@@ -279,6 +279,7 @@ def _tidy_site(app, exception) -> None:
 
 def setup(app):
     os.environ.setdefault("VILIB_RECORD", "1")  # the kernels that execute the chapters inherit it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small tensors: a second thread costs more than it brings
     os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
     register_plugin("pybtex.style.formatting", "vilib", References)
     app.add_config_value("vilib_page_digest", "", "html")

@@ -178,7 +178,7 @@ def fit(
     elbo = start.new_empty(len(records), *start.shape[:-1])
     failed_at = torch.full(start.shape[:-1], -1, device=start.device)
     climb = _climber(optimizer, start)
-    vector, any_failed, row = start, False, 0
+    vector, last_good, any_failed, row = start, start, False, 0
     for step in range(num_steps + 1):
         eps = noise(num_samples, q0.batch_shape, q0.dim, generator=generator, dtype=start.dtype)
         value, gradient, bad, why = _evaluate(estimator, log_joint, family, vector, eps, failed_at >= 0 if any_failed else None)
@@ -186,6 +186,8 @@ def fit(
             failed_at, any_failed = torch.where(bad & (failed_at < 0), step, failed_at), True
             if bool((failed_at >= 0).all()):
                 raise AllFitsFailed(f"All {failed_at.numel()} fits failed, the last at step {step}. {why}", failed_at)
+            vector = torch.where(bad.unsqueeze(-1), last_good, vector)
+        last_good = vector
         if records[row] == step:
             path[row], elbo[row] = vector, value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan)
             row += 1
