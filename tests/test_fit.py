@@ -211,6 +211,11 @@ def test_if_all_fits_fall_that_is_an_error_with_the_reason():
     with pytest.raises(AllFitsFailed, match=r"All 4 fits failed, the last at step 0. log_joint: returned nan at z = \[") as caught:
         run(pathwise, cliff(49.2, math.nan), q0)
     assert caught.value.failed_at.tolist() == [0, 0, 0, 0]
+    q0 = MeanFieldGaussian(tensor([2.0], [3.5]), tensor([-3.0], [-3.0]))
+    uphill = lambda z: torch.where(z[..., 0] > 4.0, math.nan, z[..., 0])  # noqa: E731
+    with pytest.raises(AllFitsFailed, match="All 2 fits failed") as caught:
+        run(pathwise, uphill, q0, optimizer=sgd(0.1))
+    assert caught.value.failed_at[0] > 10 > caught.value.failed_at[1] >= 0           # each at its own step
     with pytest.raises(AllFitsFailed, match="All 1 fits failed, the last at step 0"):
         run(pathwise, cliff(49.2, math.nan), gaussian(60.0))
 
@@ -302,7 +307,7 @@ def test_raw_kidiq_reports_conditional_sds_and_centring_repairs_it():
     example, rss, x, mean, sd = kidiq_fit(centred=False)
     conditional = [math.sqrt(rss / 433 / 434), math.sqrt(rss / 433 / x.square().sum().item())]
     assert conditional == pytest.approx([0.8758, 0.00866], rel=2e-3)
-    assert sd[:2].tolist() == pytest.approx(conditional, rel=0.02)
+    assert sd[:2].tolist() == pytest.approx(conditional, rel=0.01)
     true = [example.reference[name]["sd"] for name in ("beta[1]", "beta[2]")]
     assert sd[0] < 0.16 * true[0] and sd[1] < 0.16 * true[1]
 

@@ -71,6 +71,13 @@ def test_several_parameters_lie_side_by_side_in_the_order_of_supports():
     close(model.unconstrain(theta), z)
 
 
+def test_every_element_of_a_parameter_pays_its_own_jacobian():
+    vector = Model(lambda theta: -theta["x"].sum(), {"x": constraints.positive}, {"x": (3,)})
+    single = Model(lambda theta: -theta["x"], {"x": constraints.positive})
+    z = torch.randn(5, 3, generator=seeded(), dtype=torch.float64)
+    close(vector(z), single(z.unsqueeze(-1)).sum(-1))
+
+
 @pytest.mark.parametrize("batch", [(), (5,), (5, 3), (5, 2, 3)], ids=str)
 def test_any_batch_is_a_loop_over_draws(batch):
     model = readers_model()

@@ -5,6 +5,7 @@ matplotlib draws the same panels and marks as `static/explorable.js`, in the sam
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -53,7 +54,7 @@ def picture_svg(definition: Definition, frame: Frame, values: Mapping[str, Any])
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{definition.title}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(definition.title)}" ', 1)
 
 
 def shown(mark: Mark | Panel, values: Mapping[str, Any]) -> bool:

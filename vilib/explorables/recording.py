@@ -79,7 +79,7 @@ def record(definition: Definition | Any, executor: Executor | None = None) -> Re
 
     Raises
     ------
-    ExplorableError : a channel whose length or kind differs between frames.
+    ExplorableError : a channel whose length or kind differs between frames, or whose step is too fine for its numbers.
     """
     definition = getattr(definition, "definition", definition)
     controls = definition.computed
@@ -91,6 +91,9 @@ def record(definition: Definition | Any, executor: Executor | None = None) -> Re
         frames = [compute(setting) for setting in settings]
     else:
         frames = list(executor.map(compute, settings, chunksize=max(1, len(settings) // 64)))
+    for frame in frames:
+        if odd := set(frame) ^ set(frames[0]):
+            raise ExplorableError(f"channel {min(odd)!r} is in some frames and not in others; return the same channels always")
     shape = tuple(len(values) for values in axes)
     grids = {name: _grid(name, frames, shape) for name in frames[0]}
     specs, stream = {}, b""
@@ -112,9 +115,6 @@ def _number(value: Any) -> Any:
 
 def _grid(name: str, frames: list[Frame], shape: tuple[int, ...]) -> np.ndarray:
     """The frames of one channel as an array (*grid, n), its constant axes folded to length one."""
-    missing = [i for i, frame in enumerate(frames) if name not in frame]
-    if missing or any(len(frame) != len(frames[0]) for frame in frames):
-        raise ExplorableError(f"channel {name!r} is in some frames and not in others; return the same channels always")
     lengths = {frame[name].shape for frame in frames}
     if len(lengths) > 1:
         raise ExplorableError(f"channel {name!r} has different lengths in different frames: {sorted(lengths)}; "
@@ -149,7 +149,11 @@ def _encode(grid: np.ndarray, precision: Precision, grid_axes: int) -> tuple[dic
         codes, spec = _log_codes(grid, precision.relative), {"coding": "log", "relative": precision.relative, "tiny": TINY}
     elif precision.step is not None:
         with np.errstate(invalid="ignore"):
-            codes = np.where(np.isnan(grid), 0, np.rint(np.nan_to_num(grid) / precision.step)).astype(np.int64)
+            codes = np.where(np.isnan(grid), 0, np.rint(np.nan_to_num(grid) / precision.step))
+        if np.abs(codes).max(initial=0) >= 2**30:
+            raise ExplorableError(f"step={precision.step:g} is too fine for numbers as large as {np.nanmax(np.abs(grid)):.3g}; "
+                                  "give a larger step, or relative= instead")
+        codes = codes.astype(np.int64)
         spec = {"coding": "step", "step": precision.step}
     else:
         return ({"coding": "float32", "shape": list(grid.shape)}, grid.astype("<f4").tobytes())

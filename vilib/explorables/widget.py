@@ -88,7 +88,7 @@ class Explorable(anywidget.AnyWidget):
                 raise ExplorableError("compute is missing; pass a function of the computed controls")
             definition = Definition(name, title, tuple(controls), compute, tuple(panels), caption, table, precision or {})
         self.definition = definition
-        taken = set(anywidget.AnyWidget.class_trait_names()) | set(dir(anywidget.AnyWidget))
+        taken = set(dir(Explorable)) | set(anywidget.AnyWidget.class_trait_names()) | set(vars(self))
         for control in definition.controls:
             if control.name in taken:
                 raise ExplorableError(f"control name {control.name!r} is taken by ipywidgets; choose another")
