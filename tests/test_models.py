@@ -238,3 +238,9 @@ def test_a_sum_that_overflows_over_finite_terms_is_no_error():
     huge = torch.full((4, 1), -3e38)
     assert torch.isinf(huge.sum())
     assert torch.equal(evaluate(lambda z: huge[:, 0], torch.zeros(4, 1)), huge[:, 0])
+
+
+@pytest.mark.parametrize("far", [math.inf, -1e30, math.nan])
+def test_a_draw_that_ran_away_is_not_blamed_on_the_model(far):
+    with pytest.raises(NonFiniteLogJoint, match="q has run away. Take a smaller step size"):
+        evaluate(lambda z: -z.square().sum(-1), torch.tensor([[0.0], [far]]))

@@ -171,10 +171,12 @@ def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteL
     draw, value = z[index].detach(), log_p[index].item()
     theta = {k: v.detach() for k, v in log_joint.constrain(draw).items()} if isinstance(log_joint, Model) else None
     where = f"theta = {theta}" if theta else f"z = {draw.tolist()}"
-    mend = (
-        "Its density is zero there: give the parameter its support, so that no draw can land outside."
-        if value == -math.inf else "Look for a log or a square root of a negative number, a division by zero, or nan in the data."
-    )
+    if not draw.abs().max() < 1e8:
+        mend = "The draw itself is that far out: q has run away. Take a smaller step size, more draws, or a quieter estimator."
+    elif value == -math.inf:
+        mend = "Its density is zero there: give the parameter its support, so that no draw can land outside."
+    else:
+        mend = "Look for a log or a square root of a negative number, a division by zero, or nan in the data."
     bad = ~good if good.ndim == 0 else (~good).any(0)
     return NonFiniteLogJoint(f"log_joint: returned {value} at {where}. {mend}", draw, theta, value, bad)
 
