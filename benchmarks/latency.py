@@ -8,14 +8,18 @@
 (c) live in JupyterLab: from the event to the frame the browser shows, with the kernel's answer in between.
 (d) frames a second while `fit-race` plays.
 
-Serves _build/html; JupyterLab serves a notebook of its own. Ends with an error past a budget.
+Serves _build/html as `make serve` does; JupyterLab serves a notebook of its own. Ends with an error past a budget.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +28,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from book import chromium  # noqa: E402
-from book.conftest import SITE, serve  # noqa: E402
+from book.conftest import SITE  # noqa: E402
 from book.hands import Hands, all_ready  # noqa: E402
 from book.lab import Notebook, jupyter_lab, write_notebook  # noqa: E402
 
@@ -50,7 +54,7 @@ seen.observe(document, { subtree: true, childList: true, attributes: true, attri
 #: Moves one control to each value in turn; for each, what the script took and what it took until a new frame is shown.
 MOVES = """async (root, { name, values, live }) => {
   const control = root.vilibView.control(name), took = [];
-  const shown = () => new Promise((done) => requestAnimationFrame(() => { // the callback runs before the paint, the message after it
+  const shown = () => new Promise((done) => requestAnimationFrame(() => { // this runs before the paint, a message after
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => done(performance.now());
     port2.postMessage(0);
@@ -109,7 +113,9 @@ def moves(hands: Hands, live: bool = False) -> dict[str, list[list[float]]]:
     for control in hands.spec["controls"]:
         values = places(control, hands.values()[control["name"]])
         if values:
-            found[control["name"]] = hands.root.evaluate(MOVES, {"name": control["name"], "values": values, "live": live})
+            found[control["name"]] = hands.root.evaluate(
+                MOVES, {"name": control["name"], "values": values, "live": live}
+            )
     return found
 
 
@@ -126,12 +132,28 @@ def first_move(browser, address: str) -> tuple[float, float]:
     return tuple(times)
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A static server in a process of its own; its address."""
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield f"http://127.0.0.1:{re.search(r'port ([0-9]+)', server.stdout.readline()).group(1)}"
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-lab", action="store_true", help="leave (c) out")
     with_lab = not parser.parse_args().no_lab
-    pages = [p.relative_to(SITE).as_posix() for p in sorted(SITE.rglob("*.html"))
-             if "_static" not in p.parts and b'class="vilib-explorable' in p.read_bytes()]
+    pages = [
+        p.relative_to(SITE).as_posix()
+        for p in sorted(SITE.rglob("*.html"))
+        if "_static" not in p.parts and b'class="vilib-explorable' in p.read_bytes()
+    ]
     path = chromium.find()
     if not pages or not path:
         print("no book (make book) or no Chromium (tests/book/chromium.py)", file=sys.stderr)
@@ -144,28 +166,38 @@ def main() -> int:
             over.append(what)
 
     print("| what | measured | budget |\n|---|---:|---:|")
-    server = serve(SITE)
-    with sync_playwright() as playwright:
+    with served(SITE) as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=chromium.ARGUMENTS)
         for name in pages:
-            times = [first_move(browser, f"http://127.0.0.1:{server.server_port}/{name}") for _ in range(6)][1:]
+            times = [first_move(browser, f"{site}/{name}") for _ in range(6)][1:]
             report(f"(a) first move answered after navigation, {name}", median(t for _, t in times), FIRST_MOVE)
         for name in pages:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.goto(f"http://127.0.0.1:{server.server_port}/{name}")
+            page.goto(f"{site}/{name}")
             for hands in all_ready(page):
                 found = [move for each in moves(hands).values() for move in each]
                 report(f"(b) redraw, {hands.name} in {name}: script", median(m[0] for m in found), REDRAW)
-                print(f"| (b) redraw, {hands.name} in {name}: event to shown, frame clock included | {median(m[1] for m in found):.1f} ms | |")
+                clocked = median(m[1] for m in found)
+                print(
+                    f"| (b) redraw, {hands.name} in {name}: event to shown, with the frame clock | {clocked:.1f} ms | |"
+                )
                 if any(c["kind"] == "play" for c in hands.spec["controls"]):
                     gaps = hands.root.evaluate(PLAY)
-                    report(f"(d) playing {hands.name} in {name}", 1000 * len(gaps) / sum(gaps), RATE, "frames/s", least=True)
+                    report(
+                        f"(d) playing {hands.name} in {name}",
+                        1000 * len(gaps) / sum(gaps),
+                        RATE,
+                        "frames/s",
+                        least=True,
+                    )
             page.close()
-        server.shutdown()
         if with_lab:
             with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home:
-                write_notebook(Path(folder) / "live.ipynb", "from vilib.explorables.gallery import fit_race, gradient_variance\ngradient_variance()",
-                               "fit_race()")
+                write_notebook(
+                    Path(folder) / "live.ipynb",
+                    "from vilib.explorables.gallery import fit_race, gradient_variance\ngradient_variance()",
+                    "fit_race()",
+                )
                 with jupyter_lab(Path(folder), Path(home)) as address:
                     page = browser.new_page(viewport={"width": 1400, "height": 1000})
                     page.goto(f"{address}/lab/tree/live.ipynb?reset")

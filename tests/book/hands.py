@@ -6,7 +6,6 @@ control's name; every number that a reader reads stands in an `<output>` with it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ _PUT = """(root, values) => {
       fire(input, "input");
     } else if (control.kind === "choice") {
       const select = named("select");
-      if (select.value === value) continue;
+      if (!select || select.value === value) continue; // one option alone is not a choice
       select.value = value;
       fire(select, "change");
     } else if (control.kind === "noise") {
@@ -45,7 +44,7 @@ _PUT = """(root, values) => {
 }"""
 
 #: All that a reader sees, to be compared with itself later.
-_LOOK = """(root) => {
+_LOOK = """root => {
   const all = (selector) => [...root.querySelectorAll(selector)];
   return {
     frame: Number(root.dataset.frame),
@@ -54,6 +53,10 @@ _LOOK = """(root) => {
     picture: all(".vl-panel:not([hidden]) svg").map((svg) => svg.innerHTML).join(),
   };
 }"""
+
+#: What the outputs of a kind say: control or channel → `data-value`.
+_OUTPUTS = """(root, kind) => Object.fromEntries(
+  [...root.querySelectorAll(`output[data-${kind}]`)].map((output) => [output.dataset[kind], output.dataset.value]))"""
 
 
 class Hands:
@@ -84,13 +87,11 @@ class Hands:
 
     def values(self) -> dict[str, Any]:
         """Every control's value, as its `<output>` says it."""
-        return self.root.evaluate(
-            "root => Object.fromEntries([...root.querySelectorAll('output[data-control]')].map(o => [o.dataset.control, o.dataset.value]))")
+        return self.root.evaluate(_OUTPUTS, "control")
 
     def numbers(self) -> dict[str, str]:
         """The full-precision text of every number that a reader reads: channel → `data-value`."""
-        return self.root.evaluate(
-            "root => Object.fromEntries([...root.querySelectorAll('output[data-channel]')].map(o => [o.dataset.channel, o.dataset.value]))")
+        return self.root.evaluate(_OUTPUTS, "channel")
 
     def channels(self) -> dict[str, Any]:
         """The whole frame that is drawn, as the front end holds it: channel → list of numbers (None: a gap) or text."""
@@ -98,17 +99,22 @@ class Hands:
           const { recording } = root.vilibView.spec, { frame } = root.vilibView;
           return Object.fromEntries(Object.keys(recording.channels).map((name) => {
             const channel = frame.get(name);
-            return [name, typeof channel === "string" ? channel : Array.from(channel, (v) => (Number.isNaN(v) ? null : v))];
+            const plain = (v) => (Number.isNaN(v) ? null : v);
+            return [name, typeof channel === "string" ? channel : Array.from(channel, plain)];
           }));
         }""")
 
     def picture(self) -> str:
         """The marks and labels of every panel that is shown."""
-        return self.root.evaluate("root => [...root.querySelectorAll('.vl-panel:not([hidden]) svg')].map(s => s.innerHTML).join()")
+        return self.root.evaluate(
+            "root => [...root.querySelectorAll('.vl-panel:not([hidden]) svg')].map(s => s.innerHTML).join()"
+        )
 
     def axes(self) -> list[str]:
         """The axes of every panel that is shown: ticks, their texts, their places."""
-        return self.root.evaluate("root => [...root.querySelectorAll('.vl-panel:not([hidden]) .vl-axes')].map(s => s.innerHTML)")
+        return self.root.evaluate(
+            "root => [...root.querySelectorAll('.vl-panel:not([hidden]) .vl-axes')].map(s => s.innerHTML)"
+        )
 
     # -- hands
 
@@ -135,8 +141,11 @@ class Hands:
 
     def until_answered(self, values: Mapping[str, Any]) -> None:
         """Live: wait for the drawn frame to be the answer to these control values."""
-        self.until("Object.entries(a).every(([k, v]) => JSON.stringify(JSON.parse(root.dataset.answers || '{}')[k]) === v)",
-                   {name: json.dumps(value) for name, value in values.items()})
+        self.until(
+            "Object.entries(a).every(([name, value]) =>"
+            " JSON.stringify(JSON.parse(root.dataset.answers || '{}')[name]) === JSON.stringify(value))",
+            dict(values),
+        )
 
     def changes(self, action: Callable[[], Any], what: str) -> tuple[bool, bool]:
         """Do it; assert that a frame was drawn and that a number which can be read changed.
@@ -150,7 +159,9 @@ class Hands:
         except Exception as error:
             raise AssertionError(f"{self.name}: {what} drew no frame") from error
         said, table, picture = self.root.evaluate(
-            f"(root, a) => {{ const b = ({_LOOK})(root); return ['said', 'table', 'picture'].map((k) => a[k] !== b[k]); }}", before)
+            f"(root, a) => {{ const b = ({_LOOK})(root); return ['said','table','picture'].map(k => a[k] !== b[k]); }}",
+            before,
+        )
         assert said or table, f"{self.name}: {what} changed no output"
         return table, picture
 
@@ -159,5 +170,6 @@ def all_ready(page: Page) -> list[Hands]:
     """Every explorable of the page, once all of them are ready."""
     page.wait_for_function(
         f"() => {{ const all = document.querySelectorAll('figure.vilib-explorable'); "
-        f"return all.length > 0 && all.length === document.querySelectorAll('{READY}').length; }}")
+        f"return all.length > 0 && all.length === document.querySelectorAll('{READY}').length; }}"
+    )
     return [Hands(page, root) for root in page.query_selector_all(READY)]

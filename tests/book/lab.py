@@ -31,15 +31,38 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     own = {key: value for key, value in os.environ.items() if not key.startswith(("VILIB_", "JUPYTER", "IPYTHON"))}
-    own |= {"HOME": str(home), "IPYTHONDIR": str(home / "ipython"), "JUPYTER_CONFIG_DIR": str(home / "config"),
-            "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    own |= {
+        "HOME": str(home),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-         "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}",
-         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-         "--LabApp.expose_app_in_browser=True", f"--LabApp.app_settings_dir={ROOT / 'binder'}"],
-        env=own, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            "--IdentityProvider.token=",
+            "--ServerApp.password=",
+            f"--ServerApp.root_dir={folder}",
+            "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.expose_app_in_browser=True",
+            f"--LabApp.app_settings_dir={ROOT / 'binder'}",
+        ],
+        env=own,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log: list[str] = []
     up = threading.Event()
 
@@ -82,7 +105,9 @@ class Notebook:
         page.set_default_timeout(1000 * PATIENCE)
         page.wait_for_function("() => window.jupyterapp && jupyterapp.restored.then(() => true)")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+        page.wait_for_function(
+            "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
 
     def run_all(self) -> list[Hands]:
         """Run every cell; the explorables that they show, in order."""
@@ -91,13 +116,17 @@ class Notebook:
 
     def python(self, code: str) -> str:
         """Run code in the notebook's kernel; what it printed. An error there is an error here."""
-        told = self.page.evaluate("""async (code) => {
-          const asked = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code, store_history: false });
+        told = self.page.evaluate(
+            """async (code) => {
+          const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+          const asked = kernel.requestExecute({ code, store_history: false });
           let printed = "";
           asked.onIOPub = ({ header, content }) => { if (header.msg_type === "stream") printed += content.text; };
           const { content } = await asked.done;
           return { printed, error: content.status === "ok" ? "" : `${content.ename}: ${content.evalue}` };
-        }""", code)
+        }""",
+            code,
+        )
         assert not told["error"], told["error"]
         return told["printed"].strip()
 
@@ -107,5 +136,8 @@ class Notebook:
 
     def place(self) -> tuple[int, str]:
         """Which cell is active, and whether keys go to it or to the notebook."""
-        return tuple(self.page.evaluate(
-            "() => { const n = jupyterapp.shell.currentWidget.content; return [n.activeCellIndex, n.mode]; }"))
+        return tuple(
+            self.page.evaluate(
+                "() => { const n = jupyterapp.shell.currentWidget.content; return [n.activeCellIndex, n.mode]; }"
+            )
+        )

@@ -53,9 +53,11 @@ def _needed(target: ast.stmt, statements: list[ast.stmt]) -> list[ast.stmt]:
 
 def _used(statement: ast.stmt) -> set[str]:
     """The names of the chapter that a statement reads, in functions it defines too."""
+
     def walk(table: symtable.SymbolTable, top: bool) -> set[str]:
         own = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
         return own.union(*(walk(child, False) for child in table.get_children()))
+
     return walk(_table(statement), True)
 
 

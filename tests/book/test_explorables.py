@@ -55,8 +55,8 @@ def _by_mouse(hands: Hands, control: dict) -> list[tuple[bool, bool]]:
         for share in (0.93, 0.07) if low_half else (0.07, 0.93):
             spoken = slider.get_attribute("aria-valuetext")
             box = slider.bounding_box()
-            seen.append(hands.changes(lambda at=share: slider.click(position={"x": box["width"] * at, "y": box["height"] / 2}),
-                                      f"a click on {name} at {share:.0%}"))
+            spot = {"x": box["width"] * share, "y": box["height"] / 2}
+            seen.append(hands.changes(lambda at=spot: slider.click(position=at), f"a click on {name} at {share:.0%}"))
             assert slider.get_attribute("aria-valuetext") != spoken
     elif kind == "choice":  # the list itself is the system's, not the page's
         select = hands.find(f"select[name={name}]")
@@ -64,7 +64,9 @@ def _by_mouse(hands: Hands, control: dict) -> list[tuple[bool, bool]]:
             if select.input_value() != key:
                 seen.append(hands.changes(lambda key=key: select.select_option(key), f"choosing {key} in {name}"))
     elif kind == "noise":
-        seen += [hands.changes(hands.find(f"button[name={name}]").click, f"pressing {name}") for _ in range(control["count"])]
+        seen += [
+            hands.changes(hands.find(f"button[name={name}]").click, f"pressing {name}") for _ in range(control["count"])
+        ]
     else:
         for key, _ in control["options"]:
             label = hands.find(f"label:has(input[name={name}][value={key}])")
@@ -84,7 +86,14 @@ def _by_keyboard(hands: Hands, control: dict) -> list[tuple[bool, bool]]:
         last = int(slider.get_attribute("max"))
         at = lambda: slider.evaluate("i => i.valueAsNumber")  # noqa: E731
         hands.press(selector, "End" if at() < last else "Home")
-        for key, place in (("Home", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowLeft", 1), ("ArrowDown", 0), ("End", last)):
+        for key, place in (
+            ("Home", 0),
+            ("ArrowRight", 1),
+            ("ArrowUp", 2),
+            ("ArrowLeft", 1),
+            ("ArrowDown", 0),
+            ("End", last),
+        ):
             if place > last or at() == place:
                 continue
             press(selector, key, f"{key} on {name}")
@@ -116,7 +125,9 @@ def _full_screen(hands: Hands, toggle) -> None:
     small = hands.root.bounding_box()["height"]
     toggle()
     hands.until(f"{full} && root.querySelector('[name=fullscreen]').getAttribute('aria-pressed') === 'true'")
-    hands.until("root.getBoundingClientRect().width === innerWidth && root.getBoundingClientRect().height === innerHeight")
+    hands.until(
+        "root.getBoundingClientRect().width === innerWidth && root.getBoundingClientRect().height === innerHeight"
+    )
     hands.until_drawn_after(frame)
     assert button.inner_text().strip() == "Leave full screen"
     frame = hands.frame
@@ -183,11 +194,17 @@ def test_tab_reaches_every_control_and_shows_where_it_is(site_http, visit, name)
     page = visit(f"{site_http}/{name}.html").page
     for hands in all_ready(page):
         nodes = hands.root.evaluate(
-            "root => { const all = [...root.querySelectorAll('input, select, button')]; all[0].focus(); return all.length; }")
+            "root => { const all = root.querySelectorAll('input, select, button'); all[0].focus(); return all.length; }"
+        )
         for i in range(nodes):
-            assert hands.root.evaluate("(root, i) => [...root.querySelectorAll('input, select, button')][i] === document.activeElement", i)
+            assert hands.root.evaluate(
+                "(root, i) => [...root.querySelectorAll('input, select, button')][i] === document.activeElement", i
+            )
             if i:  # focused by the keyboard
-                ring = page.evaluate("() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 1; }")
+                ring = page.evaluate(
+                    "() => { const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);"
+                    " return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 1; }"
+                )
                 assert ring, f"{hands.name}: nothing shows that control {i} has the focus"
             page.keyboard.press("Tab")
 
@@ -228,7 +245,9 @@ def test_play_advances_pauses_and_ends(site_http, visit, name, key):
         assert button.inner_text().strip() == "Play"
         stopped = (hands.frame, hands.values(), hands.picture())
         assert 2 <= int(stopped[1][step]) < last
-        seen.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))")
+        seen.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))"
+        )
         assert (hands.frame, hands.values(), hands.picture()) == stopped
 
         hands.put({step: last - 2})
@@ -247,15 +266,19 @@ def test_reduced_motion_is_honoured(site_http, visit, name):
     page = visit(f"{site_http}/{name}.html", reduced_motion="reduce").page
     for hands in all_ready(page):
         moving = hands.root.evaluate(
-            "root => [...root.querySelectorAll('*')].filter(n => !getComputedStyle(n).transitionDuration.split(', ').every(d => d === '0s')).length")
+            "root => [...root.querySelectorAll('*')].map(n => getComputedStyle(n).transitionDuration)"
+            ".filter(times => times.split(', ').some(time => time !== '0s')).length"
+        )
         assert moving == 0
     for hands, control in players(page):
         step, last = control["name"], control["count"] - 1
         hands.put({step: last - 5})
         frame = hands.frame
         hands.find("button[name=play]").click()
-        hands.until(f"root.querySelector('[name=play]').getAttribute('aria-pressed') === 'false' "
-                    f"&& Number(root.querySelector('output[data-control={step}]').dataset.value) === {last}")
+        hands.until(
+            f"root.querySelector('[name=play]').getAttribute('aria-pressed') === 'false' "
+            f"&& Number(root.querySelector('output[data-control={step}]').dataset.value) === {last}"
+        )
         assert hands.frame - frame <= 5 + 1  # a frame a step, and one for the pause
 
 
@@ -282,8 +305,11 @@ def _elsewhere(hands: Hands) -> dict:
 def _address_says(hands: Hands, values: dict) -> None:
     """Wait until the address carries these values."""
     wanted = {name: ",".join(v) if isinstance(v, list) else v for name, v in values.items()}
-    hands.until("""location.hash.startsWith(`#${a.name}?`) && Object.entries(a.wanted).every(([key, value]) =>
-        String(new URLSearchParams(location.hash.split("?")[1]).get(key)) === String(value))""", {"name": hands.name, "wanted": wanted})
+    hands.until(
+        """location.hash.startsWith(`#${a.name}?`) && Object.entries(a.wanted).every(([key, value]) =>
+        String(new URLSearchParams(location.hash.split("?")[1]).get(key)) === String(value))""",
+        {"name": hands.name, "wanted": wanted},
+    )
 
 
 @everywhere
@@ -306,11 +332,17 @@ def test_the_address_brings_the_state_back(site, visit, name):
         assert other.values() == moved
         assert other.numbers() == hands.numbers()
         assert other.caption == hands.caption
-        assert other.picture().replace("vl-clip", "") == hands.picture().replace("vl-clip", "") or other.root.bounding_box() != hands.root.bounding_box()
+        assert (
+            other.picture().replace("vl-clip", "") == hands.picture().replace("vl-clip", "")
+            or other.root.bounding_box() != hands.root.bounding_box()
+        )
         other.until("root.getBoundingClientRect().top < innerHeight && root.getBoundingClientRect().bottom > 0")
         # and the start is still the definition's
         other.find("button[name=reset]").click()
-        other.until("Object.entries(a).every(([k, v]) => root.querySelector(`output[data-control=${k}]`).dataset.value === v)", first)
+        other.until(
+            "Object.entries(a).every(([k, v]) => root.querySelector(`output[data-control=${k}]`).dataset.value === v)",
+            first,
+        )
         assert again.complaints == []
 
 
@@ -320,7 +352,12 @@ def test_a_link_in_the_page_moves_the_explorable(site_http, visit, name):
     for hands in all_ready(page):
         control = next(c for c in hands.spec["controls"] if c["kind"] == "slider")
         value = control["values"][0 if control["value"] == control["values"][-1] else -1]
-        hands.changes(lambda h=hands, c=control, v=value: page.evaluate("(hash) => { location.hash = hash }", f"#{h.name}?{c['name']}={v}"), "a link")
+        hands.changes(
+            lambda h=hands, c=control, v=value: page.evaluate(
+                "(hash) => { location.hash = hash }", f"#{h.name}?{c['name']}={v}"
+            ),
+            "a link",
+        )
         assert float(hands.values()[control["name"]]) == value
 
 
@@ -374,7 +411,9 @@ def test_every_number_is_what_python_computes(site_http, visit, name):
     for hands, explorable in zip(figures, made, strict=True):
         definition = explorable.definition
         stated = hands.spec["recording"]["channels"]
-        assert hands.values() == {n: ",".join(v) if isinstance(v, tuple) else str(v) for n, v in _as_said(explorable.values()).items()}
+        assert hands.values() == {
+            n: ",".join(v) if isinstance(v, tuple) else str(v) for n, v in _as_said(explorable.values()).items()
+        }
         for setting in [explorable.values(), *_settings(definition, 3)]:
             hands.put({n: list(v) if isinstance(v, tuple) else v for n, v in setting.items()})
             frame = definition.frame(**{c.name: setting[c.name] for c in definition.computed})
@@ -385,16 +424,36 @@ def test_every_number_is_what_python_computes(site_http, visit, name):
                     assert shown[channel] == exact.item(), (hands.name, setting, channel)
                     continue
                 assert len(shown[channel]) == len(exact)
-                wrong = [i for i, (a, b) in enumerate(zip(shown[channel], exact.tolist(), strict=True)) if not _agrees(a, b, stated[channel])]
-                assert not wrong, (hands.name, setting, channel, wrong[0], shown[channel][wrong[0]], exact[wrong[0]], stated[channel])
+                wrong = [
+                    i
+                    for i, (a, b) in enumerate(zip(shown[channel], exact.tolist(), strict=True))
+                    if not _agrees(a, b, stated[channel])
+                ]
+                assert not wrong, (
+                    hands.name,
+                    setting,
+                    channel,
+                    wrong[0],
+                    shown[channel][wrong[0]],
+                    exact[wrong[0]],
+                    stated[channel],
+                )
             read = hands.numbers()
-            for column, key in ((c, k) for c in (definition.table.columns if definition.table else ()) for k in definition.table.rows):
+            for column, key in (
+                (c, k) for c in (definition.table.columns if definition.table else ()) for k in definition.table.rows
+            ):
                 channel = column.channel.format(row=key)
                 control = next((c for c in definition.controls if c.name == column.at), None)
                 exact = float(frame[channel][control.allowed().index(setting[column.at]) if control else 0])
                 text = read.pop(channel)
                 assert (text == "nan") == math.isnan(exact), (hands.name, setting, channel, text, exact)
-                assert _agrees(None if text == "nan" else float(text), exact, stated[channel]), (hands.name, setting, channel, text, exact)
+                assert _agrees(None if text == "nan" else float(text), exact, stated[channel]), (
+                    hands.name,
+                    setting,
+                    channel,
+                    text,
+                    exact,
+                )
             assert read == {}
 
 
@@ -415,12 +474,14 @@ def test_the_kinds_of_control_are_all_known(name):
 
 @everywhere
 def test_axes_hold_still_while_a_slider_inside_the_frame_moves(site_http, visit, name):
-    """S rides along curves that are there, and the play head along a path: neither may move what they are read against."""
+    """S rides along curves that are there, the play head along a path: neither moves what they are read against."""
     page = visit(f"{site_http}/{name}.html").page
     for hands in all_ready(page):
         for control in hands.spec["controls"]:
             places = range(control["count"]) if control["kind"] == "play" else control.get("values", ())
-            if control["name"] not in ("sample_count", "step") or (control["name"] == "sample_count" and hands.name != "gradient-variance"):
+            if control["name"] not in ("sample_count", "step") or (
+                control["name"] == "sample_count" and hands.name != "gradient-variance"
+            ):
                 continue
             axes, pictures = set(), set()
             for place in places:
@@ -455,7 +516,9 @@ def test_the_background_follows_the_theme(site_http, visit, name, scheme):
         for now in (scheme, "dark" if scheme == "light" else "light"):
             page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", now)
             wanted = getattr(PAGE, now)
-            hands.until("getComputedStyle(root).backgroundColor === a", f"rgb({', '.join(str(c) for c in _rgb(wanted))})")
+            hands.until(
+                "getComputedStyle(root).backgroundColor === a", f"rgb({', '.join(str(c) for c in _rgb(wanted))})"
+            )
             around = hands.root.evaluate("""root => {
               for (let node = root.parentElement; node; node = node.parentElement) {
                 const color = getComputedStyle(node).backgroundColor;
@@ -478,16 +541,19 @@ def test_a_phone_is_wide_enough(site_http, visit, name):
           const edge = root.getBoundingClientRect();
           return [...root.querySelectorAll('input, select, button, .vl-panel, figcaption')]
             .filter((node) => node.checkVisibility())
-            .filter((node) => { const box = node.getBoundingClientRect(); return box.width < 8 || box.left < edge.left - 1 || box.right > edge.right + 1; })
-            .map((node) => node.outerHTML.slice(0, 120));
+            .map((node) => ({ html: node.outerHTML.slice(0, 120), box: node.getBoundingClientRect() }))
+            .filter(({ box }) => box.width < 8 || box.left < edge.left - 1 || box.right > edge.right + 1)
+            .map(({ html }) => html);
         }""")
         assert outside == []
         for panel in hands.root.query_selector_all(".vl-panel:not([hidden]) svg"):
             assert panel.bounding_box()["height"] >= 90
         small = hands.root.evaluate(
-            "root => [...root.querySelectorAll('input[type=range], select, button, .vl-chip')].filter(n => n.checkVisibility())"
-            ".map(n => [n.getBoundingClientRect(), n.outerHTML]).filter(([box]) => Math.min(box.width, box.height) < 24)"
-            ".map(([box, html]) => `${box.width} x ${box.height}: ${html.slice(0, 60)}`)")
+            "root => [...root.querySelectorAll('input[type=range], select, button, .vl-chip')]"
+            ".filter(n => n.checkVisibility()).map(n => [n.getBoundingClientRect(), n.outerHTML])"
+            ".filter(([box]) => Math.min(box.width, box.height) < 24)"
+            ".map(([box, html]) => `${box.width} x ${box.height}: ${html.slice(0, 60)}`)"
+        )
         assert small == [], "too small for a finger (WCAG 2.5.8: 24 pixels)"
     assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
 
@@ -518,12 +584,14 @@ def test_everything_has_a_name_that_can_be_spoken(site_http, visit, name, viewpo
             assert svg.get_attribute("role") == "img" and svg.get_attribute("aria-label")
         ids = hands.root.evaluate("root => [...document.querySelectorAll('[id]')].map(n => n.id)")
         assert len(ids) == len(set(ids)), "an id is used twice in the page"
-        for target in hands.root.evaluate("root => [...root.querySelectorAll('[for]')].map(n => n.getAttribute('for'))"):
+        for target in hands.root.evaluate(
+            "root => [...root.querySelectorAll('[for]')].map(n => n.getAttribute('for'))"
+        ):
             assert target in ids
 
 
 def _rgb(color: str) -> tuple[int, int, int]:
-    return tuple(int(color[i:i + 2], 16) for i in (1, 3, 5))
+    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def _luminance(rgb) -> float:
@@ -547,8 +615,9 @@ def test_every_word_stands_out_from_its_background(site_http, visit, name, theme
           const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
           const found = [];
           for (const node of root.querySelectorAll("*")) {
-            const text = [...node.childNodes].filter((n) => n.nodeType === 3).map((n) => n.textContent.trim()).join(" ").trim();
-            if (!text || !node.checkVisibility() || node.closest("script, style, .vl-off, .vl-none, .vl-hidden, option")) continue;
+            const text = [...node.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent).join(" ").trim();
+            if (!text || !node.checkVisibility()) continue;
+            if (node.closest("script, style, .vl-off, .vl-none, .vl-hidden, option")) continue;
             const style = getComputedStyle(node), svg = node instanceof SVGElement;
             let opacity = svg ? Number(style.fillOpacity) : 1, ground = null;
             for (let up = node; up && !(ground && up === root.parentElement); up = up.parentElement) {
@@ -556,11 +625,15 @@ def test_every_word_stands_out_from_its_background(site_http, visit, name, theme
               if (!ground && !(up instanceof SVGElement) && (color[3] ?? 1) > 0.99) ground = color.slice(0, 3);
               opacity *= Number(getComputedStyle(up).opacity);
             }
-            found.push({ text: text.slice(0, 40), ink: numbers(svg ? style.fill : style.color).slice(0, 3), ground, opacity });
+            const ink = numbers(svg ? style.fill : style.color).slice(0, 3);
+            found.push({ text: text.slice(0, 40), ink, ground, opacity });
           }
           return found;
         }""")
         assert len(words) > 20
         for word in words:
-            ink = [word["opacity"] * a + (1 - word["opacity"]) * b for a, b in zip(word["ink"], word["ground"], strict=True)]
+            ink = [
+                word["opacity"] * a + (1 - word["opacity"]) * b
+                for a, b in zip(word["ink"], word["ground"], strict=True)
+            ]
             assert _contrast(ink, word["ground"]) >= 4.5, (hands.name, word)

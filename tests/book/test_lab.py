@@ -47,7 +47,9 @@ def lab(tmp_path_factory) -> str:
     write_notebook(
         folder / "live.ipynb",
         "from vilib.explorables.gallery import fit_race, gradient_variance\nnoise = gradient_variance()\nnoise",
-        "race = fit_race()\nrace", OWN)
+        "race = fit_race()\nrace",
+        OWN,
+    )
     with jupyter_lab(folder, tmp_path_factory.mktemp("home")) as address:
         yield address
 
@@ -93,7 +95,9 @@ def test_three_explorables_are_alive(notebook):
     for hands in notebook.figures.values():
         assert hands.root.get_attribute("data-mode") == "live"
         assert hands.root.query_selector("script") is None, "a recording travels into the notebook"
-        assert all(svg.bounding_box()["height"] > 100 for svg in hands.root.query_selector_all(".vl-panel:not([hidden]) svg"))
+        assert all(
+            svg.bounding_box()["height"] > 100 for svg in hands.root.query_selector_all(".vl-panel:not([hidden]) svg")
+        )
     assert notebook.faults == []
 
 
@@ -125,18 +129,24 @@ def test_after_a_drag_the_last_value_wins(notebook, pace):
     hands = notebook.figures["gradient-variance"]
     values = next(c for c in hands.spec["controls"] if c["name"] == "sample_count")["values"]
     last = values[5] if asked(hands)["sample_count"] != values[5] else values[4]
-    hands.root.evaluate("""async (root, { last, apart }) => {
-      const slider = root.querySelector("input[name=sample_count]"), values = root.vilibView.control("sample_count").values;
+    hands.root.evaluate(
+        """async (root, { last, apart }) => {
+      const slider = root.querySelector("input[name=sample_count]");
+      const { values } = root.vilibView.control("sample_count");
       for (let i = 0; i < 60; i++) {
         slider.value = i === 59 ? values.indexOf(last) : (7 * i) % values.length;
         slider.dispatchEvent(new Event("input", { bubbles: true }));
         if (apart) await new Promise(requestAnimationFrame);
       }
-    }""", {"last": last, "apart": pace != "at once"})
+    }""",
+        {"last": last, "apart": pace != "at once"},
+    )
     hands.until_answered({"sample_count": last})
     # and nothing that was asked on the way comes after it: the kernel has nothing left to say
     assert notebook.value("[noise.sample_count, noise._request == noise._frame['request']]") == [last, True]
-    notebook.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))")
+    notebook.page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))"
+    )
     assert asked(hands)["sample_count"] == last
     assert hands.values()["sample_count"] == str(last)
     shows_what_python_computes(hands, definition_of("gradient-variance"), notebook.value("noise.values()"))
@@ -151,7 +161,8 @@ def test_arrow_keys_stay_with_the_slider(notebook):
         focus()
         before = notebook.place()
         at = slider.evaluate("i => i.valueAsNumber")
-        for key, step in (("ArrowRight", 1), ("ArrowRight", 1), ("ArrowLeft", -1), ("ArrowDown", -1), ("ArrowUp", 1)):
+        keys = {"ArrowLeft": -1, "ArrowDown": -1, "ArrowUp": 1, "ArrowRight": 1}
+        for key, step in [*keys.items(), ("ArrowRight", 1), ("ArrowRight", 1)]:
             page.keyboard.press(key)
             at += step
             assert slider.evaluate("i => i.valueAsNumber") == at
@@ -205,8 +216,11 @@ def test_play_needs_no_kernel(notebook):
     hands.put({"step": last - 3})
     frame, request = hands.frame, notebook.value("race._request")
     hands.find("button[name=play]").click()
-    hands.until("root.querySelector('[name=play]').getAttribute('aria-pressed') === 'false' && "
-                "Number(root.querySelector('output[data-control=step]').dataset.value) === a", last)
+    hands.until(
+        "root.querySelector('[name=play]').getAttribute('aria-pressed') === 'false' && "
+        "Number(root.querySelector('output[data-control=step]').dataset.value) === a",
+        last,
+    )
     hands.until_drawn_after(frame + 2)
     assert notebook.value("race._request") == request
     assert notebook.value("race.step") == last

@@ -43,39 +43,80 @@ def returning(**channels) -> Definition:
     return toy(compute=lambda **controls: compute(**controls) | channels)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: toy(name="Not Kebab"), "name must be kebab-case such as 'gradient-variance', got 'Not Kebab'"),
-    (lambda: toy(controls=(Slider("my slope", "", (1, 2), 1),)), "control name 'my slope' must be a Python identifier"),
-    (lambda: toy(controls=(Slider("_slope", "", (1, 2), 1),)), "control name '_slope' must be a Python identifier without a leading _"),
-    (lambda: toy(controls=(Slider("a", "", (1, 2), 1), NewNoise("a"))), "two controls are called 'a'; rename one"),
-    (lambda: toy(controls=(Slider("a", "", (1, 2), 3),)), "a = 3 is not offered; choose one of [1, 2]"),
-    (lambda: toy(controls=(Slider("a", "", range(100), -1),)), "a = -1 is not offered; choose one of [0, 1, 2, '…', 99]"),
-    (lambda: toy(controls=(Choice("c", "", {"x": "X"}, "y"),)), "c = 'y' is not offered; choose one of ['x']"),
-    (lambda: toy(controls=(Switches("s", "", {"x": "X"}, ("z",)),)), "s has no option 'z'; it offers ['x']"),
-    (lambda: toy(controls=(NewNoise("seed", count=2, value=2),)), "seed = 2 is not offered; choose one of [0, 1]"),
-    (lambda: toy(controls=(Play("t", "", "times", 3, 3),)), "t = 3 is not offered; choose one of [0, 1, 2]"),
-    (lambda: with_mark(Line(x="x", y="y", ink="mauve")), "panel 'curve', mark Line: ink 'mauve' is unknown; choose one of ['target', "),
-    (lambda: with_mark(Line(x="x", y="y", until="tim")), "panel 'curve', mark Line refers to a control 'tim'; the controls are ['slope', "),
-    (lambda: with_mark(Line(x="x", y="y", when={"sown": "line"})), "panel 'curve', mark Line refers to a control 'sown'"),
-    (lambda: toy(panels=(replace(PANELS[0], when={"cure": "bent"}),)), "panel 'curve' refers to a control 'cure'"),
-    (lambda: toy().frame(slop=1.0), "'slop' is not a computed control of toy; those are ['slope', 'curve', 'seed']"),
-    (lambda: toy().frame(time=1), "'time' is not a computed control of toy"),
-    (lambda: toy().frame(slope=0.7), "slope = 0.7 is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
-    (lambda: toy().frame(curve="round"), "curve = 'round' is not offered"),
-    (lambda: with_mark(Line(x="x", y="why")).frame(), "Line in panel 'curve' needs channel 'why'; compute returned ['big', "),
-    (lambda: toy(panels=(replace(PANELS[0], x=Axis("x", "range")),)).frame(), "an axis of panel 'curve' needs channel 'range'"),
-    (lambda: toy(controls=(*toy().controls[:4], Play("time", "", "hours", 5))).frame(), "Play 'time' needs channel 'hours'"),
-    (lambda: toy(table=Table({"r": "R"}, (Column("c", "mean_{row}"),))).frame(), "table column 'c' needs channel 'mean_r'"),
-    (lambda: returning(y=[0.0, 1.0, float("inf")]).frame(), "channel 'y' holds an infinity at index 2; return a finite number, or nan for a gap"),
-    (lambda: returning(y=[-float("inf")]).frame(), "channel 'y' holds an infinity at index 0"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: toy(name="Not Kebab"), "name must be kebab-case such as 'gradient-variance', got 'Not Kebab'"),
+        (
+            lambda: toy(controls=(Slider("my slope", "", (1, 2), 1),)),
+            "control name 'my slope' must be a Python identifier",
+        ),
+        (
+            lambda: toy(controls=(Slider("_slope", "", (1, 2), 1),)),
+            "control name '_slope' must be a Python identifier without a leading _",
+        ),
+        (lambda: toy(controls=(Slider("a", "", (1, 2), 1), NewNoise("a"))), "two controls are called 'a'; rename one"),
+        (lambda: toy(controls=(Slider("a", "", (1, 2), 3),)), "a = 3 is not offered; choose one of [1, 2]"),
+        (
+            lambda: toy(controls=(Slider("a", "", range(100), -1),)),
+            "a = -1 is not offered; choose one of [0, 1, 2, '…', 99]",
+        ),
+        (lambda: toy(controls=(Choice("c", "", {"x": "X"}, "y"),)), "c = 'y' is not offered; choose one of ['x']"),
+        (lambda: toy(controls=(Switches("s", "", {"x": "X"}, ("z",)),)), "s has no option 'z'; it offers ['x']"),
+        (lambda: toy(controls=(NewNoise("seed", count=2, value=2),)), "seed = 2 is not offered; choose one of [0, 1]"),
+        (lambda: toy(controls=(Play("t", "", "times", 3, 3),)), "t = 3 is not offered; choose one of [0, 1, 2]"),
+        (
+            lambda: with_mark(Line(x="x", y="y", ink="mauve")),
+            "panel 'curve', mark Line: ink 'mauve' is unknown; choose one of ['target', ",
+        ),
+        (
+            lambda: with_mark(Line(x="x", y="y", until="tim")),
+            "panel 'curve', mark Line refers to a control 'tim'; the controls are ['slope', ",
+        ),
+        (
+            lambda: with_mark(Line(x="x", y="y", when={"sown": "line"})),
+            "panel 'curve', mark Line refers to a control 'sown'",
+        ),
+        (lambda: toy(panels=(replace(PANELS[0], when={"cure": "bent"}),)), "panel 'curve' refers to a control 'cure'"),
+        (
+            lambda: toy().frame(slop=1.0),
+            "'slop' is not a computed control of toy; those are ['slope', 'curve', 'seed']",
+        ),
+        (lambda: toy().frame(time=1), "'time' is not a computed control of toy"),
+        (lambda: toy().frame(slope=0.7), "slope = 0.7 is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
+        (lambda: toy().frame(curve="round"), "curve = 'round' is not offered"),
+        (
+            lambda: with_mark(Line(x="x", y="why")).frame(),
+            "Line in panel 'curve' needs channel 'why'; compute returned ['big', ",
+        ),
+        (
+            lambda: toy(panels=(replace(PANELS[0], x=Axis("x", "range")),)).frame(),
+            "an axis of panel 'curve' needs channel 'range'",
+        ),
+        (
+            lambda: toy(controls=(*toy().controls[:4], Play("time", "", "hours", 5))).frame(),
+            "Play 'time' needs channel 'hours'",
+        ),
+        (
+            lambda: toy(table=Table({"r": "R"}, (Column("c", "mean_{row}"),))).frame(),
+            "table column 'c' needs channel 'mean_r'",
+        ),
+        (
+            lambda: returning(y=[0.0, 1.0, float("inf")]).frame(),
+            "channel 'y' holds an infinity at index 2; return a finite number, or nan for a gap",
+        ),
+        (lambda: returning(y=[-float("inf")]).frame(), "channel 'y' holds an infinity at index 0"),
+    ],
+)
 def test_errors_name_the_part_and_the_mend(make, message):
     with pytest.raises(ExplorableError, match=re.escape(message)):
         make()
 
 
 def test_a_frame_holds_flat_float64_and_text():
-    frame = returning(y=torch.arange(7, requires_grad=True, dtype=torch.float32), low=[[1, 2], [3, 4]], constant=np.float32(2)).frame()
+    frame = returning(
+        y=torch.arange(7, requires_grad=True, dtype=torch.float32), low=[[1, 2], [3, 4]], constant=np.float32(2)
+    ).frame()
     assert frame["y"].dtype == np.float64 and frame["y"].tolist() == list(range(7))
     assert frame["low"].tolist() == [1, 2, 3, 4]
     assert frame["constant"].tolist() == [2]
@@ -97,7 +138,9 @@ def test_computed_controls_alone_reach_compute():
     assert definition.defaults() == {"slope": 1.0, "curve": "straight", "seed": 0, "shown": ("line",), "time": 0}
 
 
-@pytest.mark.parametrize("definition", [toy(), gradient_variance().definition, fit_race().definition], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "definition", [toy(), gradient_variance().definition, fit_race().definition], ids=lambda d: d.name
+)
 def test_the_specification_is_json(definition):
     said = json.loads(json.dumps(definition.specification()))
     assert [c["name"] for c in said["controls"]] == [c.name for c in definition.controls]
@@ -132,7 +175,7 @@ def test_the_style_sheet_has_the_palette_s_inks(theme):
 
 
 def _luminance(color: str) -> float:
-    parts = [int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -172,7 +215,10 @@ def test_matplotlib_follows_the_theme():
 
 def test_the_picture_has_the_panels_that_apply():
     definition = toy()
-    for curve, titles in (("straight", ["The line", "Bars", "In time"]), ("bent", ["The line", "Bars", "In the plane"])):
+    for curve, titles in (
+        ("straight", ["The line", "Bars", "In time"]),
+        ("bent", ["The line", "Bars", "In the plane"]),
+    ):
         values = definition.defaults() | {"curve": curve, "time": 3}
         figure = picture(definition, definition.frame(curve=curve), values)
         assert [axes.get_title("left") for axes in figure.axes] == titles

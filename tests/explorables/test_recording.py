@@ -1,4 +1,4 @@
-"""A grid of frames, packed and unpacked: to the stated precision, the same bytes every time, the same numbers in JavaScript."""
+"""A grid of frames, packed and unpacked: to the stated precision, always the same bytes, and the same in JavaScript."""
 
 from __future__ import annotations
 
@@ -81,9 +81,14 @@ def test_the_bytes_are_the_same_every_time(recording):
     assert len(recording.base64()) == 4 * math.ceil(len(recording.payload) / 3)
 
 
-@pytest.mark.parametrize("pool", [
-    lambda: ThreadPoolExecutor(2), lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")),
-], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda: ThreadPoolExecutor(2),
+        lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")),
+    ],
+    ids=["threads", "processes"],
+)
 def test_any_executor_gives_the_same_recording(recording, pool):
     with pool() as executor:
         spread = record(toy(), executor)
@@ -96,11 +101,22 @@ def test_an_explorable_records_itself(recording):
     assert record(Explorable(toy())).payload == recording.payload
 
 
-@pytest.mark.parametrize("values", [
-    np.zeros(5), np.full(5, np.nan), np.array([np.nan, 0.0, np.nan, -1.0, np.nan]), np.array([-3.0, 3.0, -3.0, 3.0, 0.0]),
-    np.array([1e-13, -1e-13, 1e-11, 1e6, -1e6]), np.arange(5.0) * 1e4, np.array([7.0]),
-], ids=str)
-@pytest.mark.parametrize("precision", [Precision(), Precision(step=0.25), Precision(relative=0.01)], ids=["float32", "step", "relative"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros(5),
+        np.full(5, np.nan),
+        np.array([np.nan, 0.0, np.nan, -1.0, np.nan]),
+        np.array([-3.0, 3.0, -3.0, 3.0, 0.0]),
+        np.array([1e-13, -1e-13, 1e-11, 1e6, -1e6]),
+        np.arange(5.0) * 1e4,
+        np.array([7.0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "precision", [Precision(), Precision(step=0.25), Precision(relative=0.01)], ids=["float32", "step", "relative"]
+)
 def test_odd_numbers_survive(values, precision):
     definition = toy(compute=lambda **c: compute(**c) | {"odd": values * c["slope"]}, precision={"odd": precision})
     kept, there = record(definition).frame(slope=3.0)["odd"], ~np.isnan(values)
@@ -120,12 +136,18 @@ def test_the_first_control_varies_fastest():
     assert len(order) == len(set(order)) == 24
 
 
-@pytest.mark.parametrize(("odd", "message"), [
-    ({"y_float": np.zeros(3)}, "channel 'y_float' has different lengths in different frames: [(3,), (7,)]; pad the short ones with nan"),
-    ({"extra": 1.0}, "channel 'extra' is in some frames and not in others; return the same channels always"),
-    ({"y_float": [np.inf] * 7}, "channel 'y_float' holds an infinity at index 0"),
-    ({"word": 3.0}, "channel 'word'"),
-])
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (
+            {"y_float": np.zeros(3)},
+            "channel 'y_float' has different lengths in different frames: [(3,), (7,)]; pad the short ones with nan",
+        ),
+        ({"extra": 1.0}, "channel 'extra' is in some frames and not in others; return the same channels always"),
+        ({"y_float": [np.inf] * 7}, "channel 'y_float' holds an infinity at index 0"),
+        ({"word": 3.0}, "channel 'word'"),
+    ],
+)
 @pytest.mark.parametrize("where", [0.5, 3.0], ids=["first", "last"])
 def test_frames_that_do_not_match_are_refused(odd, message, where):
     definition = toy(compute=lambda **c: compute(**c) | (odd if c["slope"] == where else {}))
@@ -144,24 +166,34 @@ def test_a_missing_channel_is_refused():
 
 def test_a_step_too_fine_for_its_numbers_is_refused():
     """The codes are whole numbers of at most 32 bits; a wrapped one would be a wrong picture."""
-    definition = toy(compute=lambda **c: compute(**c) | {"big": 1e9 * c["slope"]}, precision={"big": Precision(step=1e-3)})
-    with pytest.raises(ExplorableError, match=re.escape("step=0.001 is too fine for numbers as large as 3e+09; give a larger step")):
+    definition = toy(
+        compute=lambda **c: compute(**c) | {"big": 1e9 * c["slope"]}, precision={"big": Precision(step=1e-3)}
+    )
+    with pytest.raises(
+        ExplorableError, match=re.escape("step=0.001 is too fine for numbers as large as 3e+09; give a larger step")
+    ):
         record(definition)
 
 
 def test_a_setting_that_was_not_recorded_is_refused(recording):
-    with pytest.raises(ExplorableError, match=re.escape("slope = 0.7 was not recorded; choose one of [0.5, 1.0, 2.0, 3.0]")):
+    with pytest.raises(
+        ExplorableError, match=re.escape("slope = 0.7 was not recorded; choose one of [0.5, 1.0, 2.0, 3.0]")
+    ):
         recording.frame(slope=0.7)
 
 
 def test_folding_and_coding_make_it_small(recording):
-    raw = sum(8 * frame.size for setting in settings() for frame in toy().frame(**setting).values() if frame.dtype != object)
+    raw = sum(
+        8 * frame.size for setting in settings() for frame in toy().frame(**setting).values() if frame.dtype != object
+    )
     assert len(recording.payload) < raw / 6
     assert len(zlib.decompress(recording.payload, wbits=-15)) == _end_of(recording)
 
 
 def _end_of(recording: Recording) -> int:
-    return max(spec["at"] + math.prod(spec["shape"]) * spec.get("width", 4) for spec in recording.header["channels"].values())
+    return max(
+        spec["at"] + math.prod(spec["shape"]) * spec.get("width", 4) for spec in recording.header["channels"].values()
+    )
 
 
 # -- the same numbers in JavaScript ------------------------------------------------------------------------------------
@@ -172,9 +204,10 @@ globalThis.document = { readyState: "complete", querySelectorAll: () => [] };
 const [script, job] = process.argv.slice(1).map((path) => readFileSync(path, "utf-8"));
 const { header, payload, settings } = JSON.parse(job);
 // the two functions of the front end that read a recording
-const { player } = new Function(script.match(/\\/\\*\\* The numbers of one channel[^]*?\\n  \\/\\/ -----/)[0] + "\\nreturn { decode, player };")();
+const reader = script.match(/\\/\\*\\* The numbers of one channel[^]*?\\n  \\/\\/ -----/)[0];
+const player = new Function(reader + "\\nreturn player;")();
 const frames = player(header, new Uint8Array(inflateRawSync(Buffer.from(payload, "base64"))));
-const plain = (channel) => typeof channel === "string" ? channel : Array.from(channel, (v) => (Number.isNaN(v) ? null : v));
+const plain = (channel) => (typeof channel === "string" ? channel : Array.from(channel, (v) => (isNaN(v) ? null : v)));
 console.log(JSON.stringify(settings.map((setting) => {
   const frame = frames(setting);
   return Object.fromEntries(Object.keys(header.channels).map((name) => [name, plain(frame.get(name))]));
@@ -186,7 +219,9 @@ def read_by_javascript(recording: Recording, tmp_path) -> list[dict]:
     node = shutil.which("node")
     if not node:
         pytest.skip("node is not here; the browser tests read recordings too")
-    (tmp_path / "job.json").write_text(json.dumps({"header": recording.header, "payload": recording.base64(), "settings": settings()}))
+    (tmp_path / "job.json").write_text(
+        json.dumps({"header": recording.header, "payload": recording.base64(), "settings": settings()})
+    )
     script = files("vilib.explorables").joinpath("static", "explorable.js")
     run = subprocess.run([node, "-e", _NODE, str(script), str(tmp_path / "job.json")], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -199,4 +234,7 @@ def test_javascript_reads_what_python_reads(recording, tmp_path):
             if isinstance(numbers, str):
                 assert shown[name] == numbers
             else:
-                assert np.allclose(np.array(shown[name], dtype=float), numbers, rtol=1e-12, atol=0, equal_nan=True), (setting, name)
+                assert np.allclose(np.array(shown[name], dtype=float), numbers, rtol=1e-12, atol=0, equal_nan=True), (
+                    setting,
+                    name,
+                )

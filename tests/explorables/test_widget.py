@@ -31,7 +31,7 @@ def sent(explorable: Explorable) -> dict[str, object]:
     packet, at, channels = explorable._frame, 0, dict(explorable._frame["texts"])
     numbers = np.frombuffer(packet["data"], "<f8")
     for name, length in packet["layout"]:
-        channels[name] = numbers[at:at + length]
+        channels[name] = numbers[at : at + length]
         at += length
     assert at == len(numbers)
     return channels
@@ -42,8 +42,11 @@ def is_sent(explorable: Explorable) -> bool:
     frame, channels = explorable.frame(), sent(explorable)
     assert set(frame) == set(channels)
     return explorable._frame["controls"] == explorable.values() and all(
-        channels[name] == numbers.item() if numbers.dtype == object else np.array_equal(channels[name], numbers, equal_nan=True)
-        for name, numbers in frame.items())
+        channels[name] == numbers.item()
+        if numbers.dtype == object
+        else np.array_equal(channels[name], numbers, equal_nan=True)
+        for name, numbers in frame.items()
+    )
 
 
 # -- traits ------------------------------------------------------------------------------------------------------------
@@ -57,16 +60,19 @@ def test_every_control_is_a_trait(explorable):
         assert explorable.trait_metadata(name, "sync"), f"{name} does not reach the page"
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("slope", 0.7, "slope = 0.7 is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
-    ("slope", "steep", "slope = 'steep' is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
-    ("slope", None, "slope = None is not offered"),
-    ("curve", "round", "curve = 'round' is not offered; choose one of ['straight', 'bent']"),
-    ("seed", 3, "seed = 3 is not offered; choose one of [0, 1, 2]"),
-    ("seed", -1, "seed = -1 is not offered"),
-    ("shown", ("line", "all"), "shown has no option 'all'; it offers ['line', 'nothing']"),
-    ("time", 5, "time = 5 is not offered; choose one of [0, 1, 2, 3, 4]"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("slope", 0.7, "slope = 0.7 is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
+        ("slope", "steep", "slope = 'steep' is not offered; choose one of [0.5, 1.0, 2.0, 3.0]"),
+        ("slope", None, "slope = None is not offered"),
+        ("curve", "round", "curve = 'round' is not offered; choose one of ['straight', 'bent']"),
+        ("seed", 3, "seed = 3 is not offered; choose one of [0, 1, 2]"),
+        ("seed", -1, "seed = -1 is not offered"),
+        ("shown", ("line", "all"), "shown has no option 'all'; it offers ['line', 'nothing']"),
+        ("time", 5, "time = 5 is not offered; choose one of [0, 1, 2, 3, 4]"),
+    ],
+)
 def test_a_value_that_is_not_offered_is_refused(explorable, name, value, message):
     before = explorable.values()
     with pytest.raises(traitlets.TraitError, match=re.escape(message)):
@@ -74,9 +80,16 @@ def test_a_value_that_is_not_offered_is_refused(explorable, name, value, message
     assert explorable.values() == before
 
 
-@pytest.mark.parametrize(("name", "given", "kept"), [
-    ("slope", 2, 2.0), ("seed", np.int64(1), 1), ("shown", ["nothing", "line"], ("line", "nothing")), ("shown", [], ()), ("time", 3.0, 3),
-])
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("slope", 2, 2.0),
+        ("seed", np.int64(1), 1),
+        ("shown", ["nothing", "line"], ("line", "nothing")),
+        ("shown", [], ()),
+        ("time", 3.0, 3),
+    ],
+)
 def test_what_means_the_same_is_kept_as_it_is_offered(explorable, name, given, kept):
     setattr(explorable, name, given)
     assert getattr(explorable, name) == kept
@@ -88,13 +101,18 @@ def test_values_at_first_are_arguments():
     assert gradient_variance(costs=("cosine",), mu=2.0).values()["mu"] == 2.0
     with pytest.raises(traitlets.TraitError, match="slope = 7 is not offered"):
         Explorable(toy(), slope=7)
-    with pytest.raises(ExplorableError, match=re.escape("'slop' is not a control of toy; those are ['slope', 'curve', 'seed', 'shown', 'time']")):
+    with pytest.raises(
+        ExplorableError,
+        match=re.escape("'slop' is not a control of toy; those are ['slope', 'curve', 'seed', 'shown', 'time']"),
+    ):
         Explorable(toy(), slop=7)
     with pytest.raises(ExplorableError, match="'definition' is not a control of toy"):
         Explorable(toy(), definition=1)
 
 
-@pytest.mark.parametrize("name", ["layout", "keys", "comm", "observe", "values", "frame", "record", "control", "definition"])
+@pytest.mark.parametrize(
+    "name", ["layout", "keys", "comm", "observe", "values", "frame", "record", "control", "definition"]
+)
 def test_names_that_a_widget_needs_are_refused(name):
     with pytest.raises(ExplorableError, match=f"control name '{name}' is taken"):
         Explorable(toy(controls=(*toy().controls, NewNoise(name))))
@@ -146,10 +164,16 @@ def test_link_ties_an_ordinary_slider():
     assert slider.value == 0
 
 
-@pytest.mark.parametrize(("name", "kind", "value"), [
-    ("slope", ipywidgets.SelectionSlider, 3.0), ("curve", ipywidgets.Dropdown, "bent"), ("seed", ipywidgets.SelectionSlider, 2),
-    ("shown", ipywidgets.SelectMultiple, ("line", "nothing")), ("time", ipywidgets.SelectionSlider, 3),
-])
+@pytest.mark.parametrize(
+    ("name", "kind", "value"),
+    [
+        ("slope", ipywidgets.SelectionSlider, 3.0),
+        ("curve", ipywidgets.Dropdown, "bent"),
+        ("seed", ipywidgets.SelectionSlider, 2),
+        ("shown", ipywidgets.SelectMultiple, ("line", "nothing")),
+        ("time", ipywidgets.SelectionSlider, 3),
+    ],
+)
 def test_a_control_is_to_be_had_as_a_plain_widget(explorable, name, kind, value):
     widget = explorable.control(name)
     assert isinstance(widget, kind)
@@ -167,8 +191,11 @@ def test_an_unknown_control_is_refused(explorable):
 
 def test_interact_calls_with_a_control(explorable):
     seen = []
-    view = ipywidgets.interactive(lambda slope, curve: seen.append((slope, curve)),
-                                  slope=explorable.control("slope"), curve=explorable.control("curve"))
+    view = ipywidgets.interactive(
+        lambda slope, curve: seen.append((slope, curve)),
+        slope=explorable.control("slope"),
+        curve=explorable.control("curve"),
+    )
     view.update()
     explorable.slope = 3.0
     explorable.curve = "bent"
@@ -295,9 +322,19 @@ def test_text_in_an_island_cannot_end_its_script(monkeypatch):
 
 def test_a_reader_builds_one_of_every_control():
     """What the chapter shows: name, title, controls, compute, panels."""
-    mine = Explorable("mine", "Mine?", (Slider("slope", "", (0.5, 1.0), 1.0), Choice("curve", "", {"straight": "straight", "bent": "bent"}, "bent"),
-                                        NewNoise(), Switches("shown", "", {"line": "line"}, ("line",))),
-                      compute, PANELS[:2], caption="{slope}")
+    mine = Explorable(
+        "mine",
+        "Mine?",
+        (
+            Slider("slope", "", (0.5, 1.0), 1.0),
+            Choice("curve", "", {"straight": "straight", "bent": "bent"}, "bent"),
+            NewNoise(),
+            Switches("shown", "", {"line": "line"}, ("line",)),
+        ),
+        compute,
+        PANELS[:2],
+        caption="{slope}",
+    )
     mine.slope = 0.5
     assert is_sent(mine)
     assert mine.definition.name == "mine" and mine.definition.table is None

@@ -488,6 +488,8 @@ globalThis.vilibExplorables ??= (() => {
           <input id="${id}" type="range" name="${control.name}" min="0" max="${control.values.length - 1}" step="1">`;
         const input = node.querySelector("input");
         input.addEventListener("input", () => this.set({ [control.name]: control.values[input.valueAsNumber] }));
+      } else if (control.kind === "choice" && control.options.length === 1) { // nothing to choose: say what it is
+        node.innerHTML = `<span class="vl-label">${escape(control.label)}</span><output data-control="${control.name}" class="vl-only"></output>`;
       } else if (control.kind === "choice") {
         node.innerHTML = `<label for="${id}">${escape(control.label)}</label><select id="${id}" name="${control.name}">
           ${control.options.map(([key, label]) => `<option value="${escape(key)}">${escape(label)}</option>`).join("")}</select>
@@ -554,7 +556,8 @@ globalThis.vilibExplorables ??= (() => {
           input.setAttribute("aria-valuetext", `${control.label} ${text}`);
           input.style.setProperty("--vl-share", control.values.length > 1 ? input.valueAsNumber / (control.values.length - 1) : 0);
         } else if (control.kind === "choice") {
-          node.querySelector("select").value = value;
+          const select = node.querySelector("select");
+          if (select) select.value = value;
           text = (control.options.find(([key]) => key === value) || [0, value])[1];
         } else if (control.kind === "noise") text = `${value + 1} of ${control.count}`;
         else if (control.kind === "switches") {
@@ -796,6 +799,7 @@ globalThis.vilibExplorables ??= (() => {
       if (waiting) return; // an answer to an earlier question
       view.notice = packet.error ? `Python stopped: ${packet.error}` : "";
       if (packet.error) { if (view.frame) view.draw(); else root.querySelector("figcaption").textContent = view.notice; return; }
+      follow(); // Python may have moved a control while it was asked about another
       root.dataset.answers = JSON.stringify(packet.controls);
       view.show(unpack(packet));
     };
