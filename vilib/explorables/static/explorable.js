@@ -776,8 +776,14 @@ globalThis.vilibExplorables ??= (() => {
     const names = spec.controls.map((c) => c.name);
     const modelValues = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
     let waiting = 0, pending = null, busy = 0, request = model.get("_request");
-    const send = (values) => {
+    let pushing = false;
+    const push = (values) => { // our own changes come back as events at once, one by one: not news
+      pushing = true;
       for (const name of names) model.set(name, values[name]);
+      pushing = false;
+    };
+    const send = (values) => {
+      push(values);
       waiting = ++request;
       model.set("_request", request);
       model.save_changes();
@@ -786,7 +792,7 @@ globalThis.vilibExplorables ??= (() => {
     };
     const ask = (values, _view, quiet, onlyView) => {
       if (quiet) return;
-      if (onlyView && !waiting) { for (const name of names) model.set(name, values[name]); model.save_changes(); return; }
+      if (onlyView && !waiting) { push(values); model.save_changes(); return; }
       if (waiting) pending = { ...values }; else send(values);
     };
     const view = new View(root, spec, modelValues(), ask, "live");
@@ -803,7 +809,7 @@ globalThis.vilibExplorables ??= (() => {
       root.dataset.answers = JSON.stringify(packet.controls);
       view.show(unpack(packet));
     };
-    const follow = () => { if (!waiting && !pending) { const values = modelValues(); if (names.some((n) => String(values[n]) !== String(view.values[n]))) view.set(values, true); } };
+    const follow = () => { if (!pushing && !waiting && !pending) { const values = modelValues(); if (names.some((n) => String(values[n]) !== String(view.values[n]))) view.set(values, true); } };
     model.on("change:_frame", take);
     names.forEach((name) => model.on(`change:${name}`, follow));
     view.resize();
