@@ -14,6 +14,7 @@ without make. It does five things:
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -244,11 +245,28 @@ def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
         context["ipynb_source"] = f"{pagename}.ipynb"
 
 
+#: Typesetting a chapter takes a second or two, in which nothing else moves: the explorables go first.
+FORMULAS_LATER = """addEventListener("DOMContentLoaded", () =>
+  Promise.resolve(globalThis.vilibExplorables?.ready).then(() => {
+    const script = document.createElement("script");
+    script.src = %s;
+    document.head.append(script);
+  }));"""
+
+
+def _explorables_before_formulas(app, context) -> None:
+    """Have MathJax fetched when the page's explorables are drawn, not before."""
+    for asset in [a for a in context["script_files"] if str(getattr(a, "filename", "")).endswith("/mathjax.js")]:
+        context["script_files"].remove(asset)
+        app.add_js_file(None, body=FORMULAS_LATER % json.dumps(context["pathto"](asset.filename, resource=True)))
+
+
 def _dress_page(app, pagename, templatename, context, doctree) -> None:
     """Decide what this page loads. Runs last."""
     if EXPLORABLE in context.get("body", ""):
         app.add_css_file("explorable.css")
         app.add_js_file("explorable.js", loading_method="defer")
+        _explorables_before_formulas(app, context)
     if pagename == "search":
         # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.
         app.add_js_file(None, body='if(location.protocol==="file:")DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY=false')

@@ -836,10 +836,13 @@ globalThis.vilibExplorables ??= (() => {
 
   // ------------------------------------------------------------------ start
 
-  const start = () => document.querySelectorAll("figure.vilib-explorable[data-mode=recorded]").forEach((root) => {
-    mountRecorded(root).catch((error) => { root.dataset.ready = "failed"; console.error(error); });
-  });
+  /** `ready` is a promise that all are drawn: what can wait (formulas) waits for it. */
+  const api = { render, start, format, ready: null };
+  function start() {
+    const roots = [...document.querySelectorAll("figure.vilib-explorable[data-mode=recorded]")];
+    api.ready = Promise.all(roots.map((root) => mountRecorded(root).catch((error) => { root.dataset.ready = "failed"; console.error(error); })));
+  }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start); else start();
 
-  return { render, start, format };
+  return api;
 })();
