@@ -844,5 +844,14 @@ globalThis.vilibExplorables ??= (() => {
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start); else start();
 
+  /** What stands above may have grown since a link led here (formulas do): go there again, unless the reader has moved. */
+  let moved = false;
+  for (const kind of ["wheel", "pointerdown", "keydown", "touchstart"]) addEventListener(kind, () => { moved = true; }, { once: true, capture: true, passive: true });
+  api.arrive = () => {
+    const name = location.hash.replace(/^#/, "").split("?")[0];
+    const root = name && document.querySelector(`figure.vilib-explorable[data-explorable="${CSS.escape(name)}"]`);
+    if (root && !moved) root.scrollIntoView({ block: "start" });
+  };
+
   return api;
 })();
