@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
+from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import Model
 from vilib.quadrature import additive_moments, best_gaussian, log_evidence
 from vilib.types import LogJoint
