@@ -16,7 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
@@ -40,6 +42,8 @@ BOOK_STATIC = PACKAGE / "book_static"
 EXPLORABLE_STATIC = PACKAGE / "explorables" / "static"
 #: The class of an explorable's root, and so the mark of a page that needs its script.
 EXPLORABLE = "vilib-explorable"
+#: The class of what lies below the first of them.
+LATER = "vilib-later"
 #: Written into the built site: the digest of all that it was made of (see `source_digest`).
 STAMP = ".made-of"
 
@@ -215,12 +219,16 @@ class References(PlainStyle):
 
 
 class RoomForExplorables(SphinxPostTransform):
-    """Mark each cell that shows an explorable, so that the theme gives it the margin too."""
+    """Mark each cell that shows an explorable, so that the theme gives it the margin too.
+
+    What follows the first one is marked too (`LATER`): the page lays it out when that one is drawn.
+    """
 
     default_priority = 700  # after MyST-NB has chosen the output's format
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
+        later = []
         for raw in self.document.findall(nodes.raw):
             if f'class="{EXPLORABLE}' in raw.astext():
                 cell = raw.parent
@@ -228,6 +236,18 @@ class RoomForExplorables(SphinxPostTransform):
                     cell = cell.parent
                 if cell is not None and "full-width" not in cell["classes"]:
                     cell["classes"].append("full-width")
+                    if not later:
+                        later = list(_all_after(cell))
+        for node in later:
+            node["classes"].append(LATER)
+
+
+def _all_after(node: nodes.Element) -> Iterator[nodes.Element]:
+    """What follows a node in the document, each piece as large as can be."""
+    while node.parent is not None:
+        siblings = node.parent.children
+        yield from (each for each in siblings[siblings.index(node) + 1 :] if isinstance(each, nodes.Element))
+        node = node.parent
 
 
 def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
@@ -244,6 +264,16 @@ def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
         nbformat.write(content, target)
         context["ipynb_source"] = f"{pagename}.ipynb"
 
+
+#: Laying out a long chapter takes half a second, in which nothing answers: what lies below the first explorable waits until
+#: that is drawn. Not for a reader who comes by a link into the page, or comes back to where they were.
+LAYOUT_LATER = """if (!location.hash && performance.getEntriesByType("navigation")[0]?.type === "navigate") {
+  document.documentElement.classList.add("vilib-first");
+  const all = () => document.documentElement.classList.remove("vilib-first");
+  addEventListener("vilib-drawn", () => requestAnimationFrame(() => setTimeout(all)), { once: true });
+  addEventListener("load", () => Promise.resolve(globalThis.vilibExplorables?.ready).then(() => setTimeout(all)));
+  addEventListener("beforeprint", all);
+}"""
 
 #: Typesetting a chapter takes a second or two, in which nothing else moves: the explorables go first.
 FORMULAS_LATER = """addEventListener("DOMContentLoaded", () =>
@@ -262,11 +292,33 @@ def _explorables_before_formulas(app, context) -> None:
         app.add_js_file(None, body=FORMULAS_LATER % json.dumps(context["pathto"](asset.filename, resource=True)))
 
 
+def _images_later(app, body: str) -> str:
+    """Have each picture fetched and drawn when it comes near the screen, into a place of its own size."""
+    sources = {name: Path(app.srcdir) / source for source, (_, name) in app.env.images.items()}
+
+    def lazy(tag: re.Match) -> str:
+        return f'<img loading="lazy" decoding="async"{_svg_size(sources.get(Path(tag[2]).name))}{tag[1]}'
+
+    return re.sub(r'<img((?:\s[^>]*?)?\ssrc="([^"]*)")', lazy, body)
+
+
+def _svg_size(path: Path | None) -> str:
+    """The width and height attributes, in pixels, of an SVG picture that says its own in points; else nothing."""
+    if path is None or path.suffix != ".svg" or not path.exists():
+        return ""
+    with path.open(encoding="utf8") as file:
+        size = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt" height="([\d.]+)pt"', file.read(2000))
+    return "" if size is None else ' width="{:.0f}" height="{:.0f}"'.format(*(float(x) * 4 / 3 for x in size.groups()))
+
+
 def _dress_page(app, pagename, templatename, context, doctree) -> None:
     """Decide what this page loads. Runs last."""
+    if "body" in context:
+        context["body"] = _images_later(app, context["body"])
     if EXPLORABLE in context.get("body", ""):
         app.add_css_file("explorable.css")
-        app.add_js_file("explorable.js", loading_method="defer")
+        app.add_js_file("explorable.js", loading_method="async")
+        app.add_js_file(None, body=LAYOUT_LATER)
         _explorables_before_formulas(app, context)
     if pagename == "search":
         # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.

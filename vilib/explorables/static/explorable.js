@@ -838,11 +838,24 @@ globalThis.vilibExplorables ??= (() => {
 
   /** `ready` is a promise that all are drawn: what can wait (formulas) waits for it. */
   const api = { render, start, format, ready: null };
+  const drawing = new Map(); // root -> a promise that it is drawn
+  /** The parser has gone past the end of it. */
+  const whole = (node) => node !== null && (node.nextSibling !== null || whole(node.parentElement));
+  /** Draws each recorded explorable that is whole and not drawn yet. */
   function start() {
-    const roots = [...document.querySelectorAll("figure.vilib-explorable[data-mode=recorded]")];
-    api.ready = Promise.all(roots.map((root) => mountRecorded(root).catch((error) => { root.dataset.ready = "failed"; console.error(error); })));
+    for (const root of document.querySelectorAll("figure.vilib-explorable[data-mode=recorded]")) {
+      if (drawing.has(root) || (document.readyState === "loading" && !whole(root))) continue;
+      drawing.set(root, mountRecorded(root).then(() => dispatchEvent(new Event("vilib-drawn")),
+        (error) => { root.dataset.ready = "failed"; console.error(error); }));
+    }
+    api.ready = Promise.all(drawing.values());
   }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start); else start();
+  start();
+  if (document.readyState === "loading") { // each as soon as it is there, while the rest of the page is on its way
+    const arriving = new MutationObserver(start);
+    arriving.observe(document, { childList: true, subtree: true });
+    document.addEventListener("DOMContentLoaded", () => { arriving.disconnect(); start(); });
+  }
 
   /** What stands above may have grown since a link led here (formulas do): go there again, unless the reader has moved. */
   let moved = false;
