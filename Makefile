@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 PORT   ?= 8000
-PYTEST_ARGS ?=
+# As many tests side by side as there are cores, but few browsers.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 LAB_ARGS ?=
 # On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own
 # index has the same version for CPUs: it is asked when it answers within three seconds. TORCH_INDEX= asks nobody.

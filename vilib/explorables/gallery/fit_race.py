@@ -22,7 +22,6 @@ from vilib import (
     adagrad,
     adam,
     correlated_gaussian,
-    exact_elbo,
     fit,
     leave_one_out,
     logistic_one_coefficient,
@@ -117,7 +116,7 @@ def _race(target: str, optimizer: str, sample_count: int) -> dict[str, dict[str,
     out = {}
     for key, (estimator, _) in ESTIMATORS.items():
         try:
-            done = fit(estimator, example.log_joint, q0, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT,
+            done = fit(estimator, example, q0, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT,
                        optimizer=OPTIMIZERS[optimizer][1](sizes), generator=torch.Generator().manual_seed(1))
         except AllFitsFailed as error:
             out[key] = _nothing((len(KEPT), len(STEP_SIZES), FITS), example.dim) | {"failed": (error.failed_at >= 0).numpy()}
@@ -140,9 +139,8 @@ def _exact(example: Example, key: str, q: MeanFieldGaussian, sample_count: int) 
     lost = ~((mu.abs() < 1e6) & (omega.abs() < 30)).all(-1)  # nan, or so far out that float32 is about to give up
     q = MeanFieldGaussian(mu.masked_fill(lost[..., None], 0.0), omega.masked_fill(lost[..., None], 0.0))
     name = ESTIMATORS[key][0].__name__
-    with torch.no_grad():
-        elbo = exact_elbo(example.log_joint, q, rule)
-    variance = moments(example.log_joint, q, rule, elbo=True).variances(sample_count)[name].sum(-1).detach()
+    of_one = moments(example, q, rule, elbo=True)
+    elbo, variance = of_one.mean_f[..., 0], of_one.variances(sample_count)[name].sum(-1)
     best, _ = example.best
     kl = _gaussian_kl(q, best.mean, best.stddev)
     if example.name == "two-component mixture":  # its mirror image is as good
