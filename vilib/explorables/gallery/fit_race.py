@@ -18,6 +18,7 @@ import torch
 from vilib import (
     AllFitsFailed,
     Example,
+    Fit,
     MeanFieldGaussian,
     adagrad,
     adam,
@@ -103,25 +104,36 @@ TARGETS = {
 
 
 @lru_cache(maxsize=64)
-def _race(target: str, optimizer: str, sample_count: int) -> dict[str, dict[str, np.ndarray]]:
-    """For each estimator, what is exactly true of every fit at the kept steps: arrays (T, step size, fit).
+def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, Fit | AllFitsFailed]:
+    """Every fit of each estimator. All step sizes and all seeds are one batch *R = (3, 32).
 
-    All step sizes and all fits are one batch *R = (3, 32). The noise depends on nothing but the seed, so every
-    estimator meets the same.
+    The noise depends on nothing but the seed, so every estimator meets the same.
     """
     example = TARGETS[target].example
     mu = torch.tensor(TARGETS[target].start).expand(len(STEP_SIZES), FITS, example.dim)
     q0 = MeanFieldGaussian(mu, torch.zeros_like(mu))
     sizes = torch.tensor(STEP_SIZES).unsqueeze(-1)
-    out = {}
+    done = {}
     for key, (estimator, _) in ESTIMATORS.items():
         try:
-            done = fit(estimator, example, q0, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT,
-                       optimizer=OPTIMIZERS[optimizer][1](sizes), generator=torch.Generator().manual_seed(1))
+            done[key] = fit(estimator, example, q0, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT,
+                            optimizer=OPTIMIZERS[optimizer][1](sizes), generator=torch.Generator().manual_seed(1))
         except AllFitsFailed as error:
-            out[key] = _nothing((len(KEPT), len(STEP_SIZES), FITS), example.dim) | {"failed": (error.failed_at >= 0).numpy()}
-            continue
-        out[key] = _exact(example, key, done.q_at(slice(None)), sample_count) | {"failed": (done.failed_at >= 0).numpy()}
+            done[key] = error
+    return done
+
+
+@lru_cache(maxsize=256)
+def _race(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, dict[str, np.ndarray]]:
+    """For each estimator, what is exactly true of every fit of one step size at the kept steps: arrays (T, fit)."""
+    example, out = TARGETS[target].example, {}
+    for key, done in _fits(target, optimizer, sample_count).items():
+        if isinstance(done, Fit):
+            path = done.family.with_vector(done.path[:, at])
+            found = _exact(example, key, path, sample_count)
+        else:
+            found = _nothing((len(KEPT), FITS), example.dim)
+        out[key] = found | {"failed": (done.failed_at[at] >= 0).numpy()}
     return out
 
 
@@ -133,7 +145,7 @@ def _nothing(shape: tuple[int, ...], dim: int) -> dict[str, np.ndarray]:
 
 
 def _exact(example: Example, key: str, q: MeanFieldGaussian, sample_count: int) -> dict[str, np.ndarray]:
-    """What is exactly true at each q of a batch (T, step size, fit)."""
+    """What is exactly true at each q of a batch (T, fit)."""
     rule = (lambda dim: gauss_hermite(dim, 8)) if example.dim == 2 else (lambda dim: trapezoid(dim, 193))
     mu, omega = q.mu.double(), q.omega.double()
     lost = ~((mu.abs() < 1e6) & (omega.abs() < 30)).all(-1)  # nan, or so far out that float32 is about to give up
@@ -178,9 +190,7 @@ def _target(target: str) -> dict[str, object]:
 
 def compute(sample_count: int, step_size: float, optimizer: str, target: str, seed: int) -> dict[str, object]:
     """One frame; see the panels below for what each channel is."""
-    at = STEP_SIZES.index(step_size)
-    race = {key: {name: array[at] if name == "failed" else array[:, at] for name, array in run.items()}
-            for key, run in _race(target, optimizer, sample_count).items()}
+    race = _race(target, optimizer, sample_count, STEP_SIZES.index(step_size))
     here = TARGETS[target]
     frame = dict(_target(target)) | {"steps": np.array(KEPT, dtype=float)}
     width = here.z_range[1] - here.z_range[0]
