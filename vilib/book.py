@@ -335,6 +335,12 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
     for kind in ("script_files", "css_files"):
         context[kind][:] = [asset for asset in context[kind] if wanted(asset)]
 
+    # Scripts that the page does not need while it is read in wait for its end. An inline script sets one of the options.
+    for asset in context["script_files"]:
+        name = str(getattr(asset, "filename", None) or "")
+        if name and not name.endswith("documentation_options.js") and not {"async", "defer"} & set(asset.attributes):
+            asset.attributes["defer"] = "defer"
+
 
 def _tidy_site(app, exception) -> None:
     """Drop the files that no page names, and leave word of what a clean build was made of."""

@@ -44,10 +44,13 @@ globalThis.vilibExplorables ??= (() => {
   // ------------------------------------------------------------------ recording
 
   async function inflate(base64) {
-    const binary = atob(base64);
-    const packed = Uint8Array.from(binary, (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+    const binary = atob(base64), packed = new Uint8Array(binary.length);
+    for (let i = 0; i < packed.length; i++) packed[i] = binary.charCodeAt(i);
+    const stream = new DecompressionStream("deflate-raw"), writer = stream.writable.getWriter();
+    const unpacked = new Response(stream.readable).arrayBuffer(); // its error is the writer's too
+    writer.write(packed).catch(() => {});
+    writer.close().catch(() => {});
+    return new Uint8Array(await unpacked);
   }
 
   /** The numbers of one channel over the whole grid; the inverse of `_encode` in recording.py. */
