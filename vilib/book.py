@@ -335,11 +335,19 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
     for kind in ("script_files", "css_files"):
         context[kind][:] = [asset for asset in context[kind] if wanted(asset)]
 
-    # Scripts that the page does not need while it is read in wait for its end. An inline script sets one of the options.
-    for asset in context["script_files"]:
-        name = str(getattr(asset, "filename", None) or "")
-        if name and not name.endswith("documentation_options.js") and not {"async", "defer"} & set(asset.attributes):
-            asset.attributes["defer"] = "defer"
+    if EXPLORABLE in context.get("body", ""):
+        context["script_files"][:] = [_deferred(asset) for asset in context["script_files"]]
+
+
+def _deferred(asset):
+    """The same script, run when the page is read to its end; one that says when it runs, or is inline, as it is.
+
+    An inline script sets one of the options, so those come first.
+    """
+    name = str(getattr(asset, "filename", None) or "")
+    if not name or name.endswith("documentation_options.js") or {"async", "defer"} & set(asset.attributes):
+        return asset
+    return type(asset)(asset.filename, priority=asset.priority, **asset.attributes, defer="defer")
 
 
 def _tidy_site(app, exception) -> None:

@@ -127,7 +127,15 @@ class Visit:
         )
         self.page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
         self.page.evaluate("() => document.fonts.ready.then(() => null)")
-        self.page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+        self.page.evaluate(  # a picture is fetched when a reader comes near it
+            """async () => {
+              for (const image of [...document.images].filter((image) => image.checkVisibility())) {
+                image.scrollIntoView({ behavior: "instant" });
+                if (!image.complete) await new Promise((done) => { image.onload = image.onerror = done; });
+              }
+              window.scrollTo({ top: document.body.scrollHeight, behavior: "instant" });
+            }"""
+        )
 
     def strangers(self, home: str) -> list[str]:
         """Requests that left the site."""
