@@ -127,7 +127,7 @@ def _normalised(log_p: LogJoint, lower, upper, num_nodes: int | None) -> tuple[T
                          f"at most {BOX_TOLERANCE:.0e} is allowed. Widen the box.")
     if abs(math.expm1(log_change)) > BOX_TOLERANCE:
         raise VilibError(f"num_nodes: every second of the {len(grid)} nodes a side gives {math.exp(log_change):.7g} "
-                         "times the integral of p, so the grid is too coarse for p. Raise num_nodes, or narrow the box.")
+                         "times the integral of p: the grid is too coarse for p. Raise num_nodes, or narrow the box.")
     log_weights = grid.flatten() - log_z
     return z.flatten(0, -2), log_weights - log_cell, log_weights.exp()
 
