@@ -303,7 +303,7 @@ def _nodes(q: Gaussian, rule: Rule) -> tuple[Tensor, Tensor]:
     """ε (N, *R, D) and weights (N,), on q's device."""
     if q.dim > 2:
         raise ShapeError(f"q: quadrature reaches two dimensions, this q has {q.dim}; see additive_moments for sums.")
-    eps, weights = (x.to(q.mean.device) for x in rule(q.dim))
+    eps, weights = (x.to(q.vector().device) for x in rule(q.dim))
     eps = eps.reshape(len(eps), *(1 for _ in q.batch_shape), q.dim).expand(len(eps), *q.batch_shape, q.dim)
     return eps, weights
 
