@@ -95,7 +95,7 @@ def exact_gradient(f: Callable[[Tensor], Tensor], q: Family, rule: Rule = trapez
         return torch.autograd.grad(value.sum(), vector)[0]
 
 
-def exact_curvature(f: Callable[[Tensor], Tensor], q: Gaussian, rule: Rule = trapezoid, *, elbo: bool = False) -> Tensor:
+def exact_curvature(f: Callable[[Tensor], Tensor], q: Family, rule: Rule = trapezoid, *, elbo: bool = False) -> Tensor:
     """The second derivatives in λ of what :func:`exact_gradient` is the first of: (P, P), float64; q without a batch.
 
     By central differences of the gradient, good to about 1e-9.
@@ -107,7 +107,7 @@ def exact_curvature(f: Callable[[Tensor], Tensor], q: Gaussian, rule: Rule = tra
     """
     q = _double(q).detach()
     slope = lambda vector: exact_gradient(f, q.with_vector(vector), rule, elbo=elbo)  # noqa: E731
-    nudges = 1e-5 * torch.eye(q.num_parameters, dtype=torch.float64, device=q.mean.device)
+    nudges = 1e-5 * torch.eye(q.num_parameters, dtype=torch.float64, device=q.vector().device)
     rows = torch.stack([slope(q.vector() + nudge) - slope(q.vector() - nudge) for nudge in nudges]) / 2e-5
     return 0.5 * (rows + rows.mT)
 
