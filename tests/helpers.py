@@ -5,7 +5,10 @@ import inspect
 import torch
 from torch.distributions import constraints
 
-from vilib import FullRankGaussian, MeanFieldGaussian, Model, constant_baseline, estimators, score_function_with
+from vilib import (
+    FactorizedBernoulli, FactorizedCategorical, FullRankGaussian, MeanFieldGaussian, Model, NotFactorized,
+    NotReparameterizable, constant_baseline, estimators, score_function_with,
+)
 
 
 def tensor(*values) -> torch.Tensor:
@@ -36,7 +39,23 @@ def full_rank(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 2) -> 
     return FullRankGaussian(draw(dim), draw(dim, dim))
 
 
+def bernoulli(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 3) -> FactorizedBernoulli:
+    """Some factorised Bernoulli, away from one half."""
+    return FactorizedBernoulli(torch.randn((*batch, dim), generator=seeded(seed), dtype=torch.float64).to(dtype))
+
+
+def categorical(
+    *batch: int, dim: int = 2, dtype=torch.float64, seed: int = 4, num_classes: int = 3
+) -> FactorizedCategorical:
+    """Some factorised categorical."""
+    logits = 0.7 * torch.randn((*batch, dim, num_classes), generator=seeded(seed), dtype=torch.float64)
+    return FactorizedCategorical(logits.to(dtype))
+
+
+#: Gaussians, with a path; discrete ones, without.
 FAMILIES = {"mean-field": mean_field, "full-rank": full_rank}
+DISCRETE = {"Bernoulli": bernoulli, "categorical": categorical}
+EVERY_FAMILY = FAMILIES | DISCRETE
 
 #: Every public ELBO estimator, found by its signature, so that a new one is tested the day it is added.
 ESTIMATORS = {
@@ -47,6 +66,16 @@ ESTIMATORS = {
 ESTIMATORS["constant_baseline"] = score_function_with(constant_baseline(-0.7))
 PATHWISE = {"pathwise", "total_derivative", "sticking_the_landing"}
 LEARNT = {"score_function_mean_baseline", "leave_one_out", "optimal_coefficient"}
+#: Those that work coordinate by coordinate, and those that need independent draws.
+LOCAL = {"rao_blackwell", "rao_blackwell_leave_one_out"}
+INDEPENDENT = LEARNT | {"rao_blackwell_leave_one_out"}
+
+
+def refusal(name: str, family: str) -> type[Exception] | None:
+    """What this estimator must say to this family, if it cannot serve it."""
+    if name in PATHWISE and family in DISCRETE:
+        return NotReparameterizable
+    return NotFactorized if name in LOCAL and family == "full-rank" else None
 
 
 def by_autograd(estimator, log_joint, q, eps) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,3 +95,31 @@ def readers_model() -> Model:
         return prior + (counts.to(log_mean) * log_mean - log_mean.exp()).sum()
 
     return Model(log_joint, {"rate": constraints.positive, "shift": constraints.real})
+
+
+def enumerated(estimator, log_joint, q, num_samples: int = 1, draws_of=None):
+    """Exact mean value, mean gradient (P) and its variance (P): the estimator on every possible set of draws, weighed.
+
+    q: discrete, without a batch.  draws_of: whose draws they are, if not q's; then ``estimator(log_joint, q, given, eps)``.
+    """
+    kind, source = type(q), q if draws_of is None else draws_of
+
+    class Given(kind):
+        """The family, drawing what it is told to draw."""
+
+        def sample(self, eps):
+            return eps
+
+        def with_vector(self, vector):
+            return Given(kind.with_vector(self, vector).logits)
+
+    states = source.states()
+    sets = torch.cartesian_prod(*[torch.arange(len(states))] * num_samples).reshape(-1, num_samples)
+    draws = states[sets].movedim(1, 0)                                                   # (S, N^S, D)
+    weights = source.log_prob(states)[sets].sum(-1).exp()
+    if draws_of is not None:
+        given = Given(draws_of.expand(len(sets)).logits)
+        on_old, estimator = estimator, lambda log_joint, q, eps: on_old(log_joint, q, given, eps)
+    value, gradient = by_autograd(estimator, log_joint, Given(q.expand(len(sets)).logits), draws)
+    mean = weights @ gradient
+    return weights @ value, mean, weights @ (gradient - mean).square()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, LEARNT, by_autograd, gaussian, mean_field, readers_model, seeded
+from helpers import ESTIMATORS, FAMILIES, LEARNT, by_autograd, gaussian, mean_field, readers_model, refusal, seeded
 
 from vilib import (
     NonFiniteLogJoint, ShapeError, correlated_gaussian, cosine_cost, leave_one_out_mean, normal, other_half_mean,
@@ -21,10 +21,10 @@ def assert_same_as_autograd(estimator, target, q, eps):
         assert not found.requires_grad
 
 
-@every_family
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name, family", [(n, f) for n in ESTIMATORS for f in FAMILIES if not refusal(n, f)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_closed_form_is_autograds_value_and_gradient(name, make, dtype):
+def test_the_closed_form_is_autograds_value_and_gradient(name, family, dtype):
+    make = FAMILIES[family]
     for batch, num_samples in [((), 8), ((3,), 2), ((2, 3), 5), ((3,), 10)]:
         q = make(*batch, dtype=dtype)
         eps = normal(num_samples, batch, 2, generator=seeded(), dtype=dtype)

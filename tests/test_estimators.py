@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, LEARNT, PATHWISE, by_autograd, full_rank, gaussian, mean_field, seeded, tensor
+from helpers import ESTIMATORS, FAMILIES, LEARNT, LOCAL, PATHWISE, by_autograd, full_rank, gaussian, mean_field, seeded, tensor
 
 from vilib import (
     MeanFieldGaussian, NonScalarLogJoint, NotReparameterizable, ShapeError, constant_baseline, correlated_gaussian,
@@ -29,7 +29,7 @@ def gradient(estimator, log_joint, q, eps):
 
 
 def test_the_estimators_are_found():
-    assert set(ESTIMATORS) == PATHWISE | LEARNT | {"score_function", "constant_baseline"}
+    assert set(ESTIMATORS) == PATHWISE | LEARNT | LOCAL | {"score_function", "constant_baseline"}
 
 
 def test_value_of_reads_one_thing_and_differentiates_as_another():

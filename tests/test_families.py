@@ -40,6 +40,7 @@ def test_log_prob_entropy_and_moments_are_those_of_torch(make, batch):
 def test_mean_field_is_a_product_of_normals():
     q = mean_field(3)
     z = q.transform(noise_for(q))
+    close(q.log_factors(z), torch.distributions.Normal(q.mu, q.omega.exp()).log_prob(z))
     close(q.log_prob(z), torch.distributions.Normal(q.mu, q.omega.exp()).log_prob(z).sum(-1))
 
 

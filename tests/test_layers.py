@@ -11,12 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["estimators"], ["draws"],
+    ["types"], ["noise", "families", "models", "discrete"], ["quadrature", "control_variates", "divergences"], ["estimators"],
+    ["draws"],
     ["fit", "nested", "replicates"], ["slips"], ["checking"], ["examples"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.
-SAME_ROW = {("replicates", "fit")}
+SAME_ROW = {("discrete", "families"), ("divergences", "quadrature"), ("replicates", "fit")}
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 
 

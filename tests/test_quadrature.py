@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
-from helpers import full_rank, gaussian, mean_field, tensor
+from helpers import bernoulli, full_rank, gaussian, mean_field, tensor
 
 from vilib import (
     MeanFieldGaussian, ShapeError, additive_moments, best_gaussian, correlated_gaussian, exact_elbo, exact_gradient,
     expectation, gauss_hermite, gaussian_target, log_evidence, logistic_one_coefficient, moments, posterior_density,
     quadratic_cost, trapezoid,
 )
+
+from vilib.quadrature import box_nodes, exact_curvature
 
 close = torch.testing.assert_close
 
@@ -49,6 +51,14 @@ def test_the_exact_gradient_is_the_slope_of_the_exact_elbo(make):
         step = nudge * torch.eye(q.num_parameters, dtype=torch.float64)[p]
         up, down = (exact_elbo(target, q.with_vector(q.vector() + s)) for s in (step, -step))
         assert gradient[p].item() == pytest.approx(((up - down) / (2 * nudge)).item(), abs=1e-8), name
+
+
+@pytest.mark.parametrize("q", [mean_field(), full_rank(), bernoulli()], ids=lambda q: type(q).__name__)
+@pytest.mark.parametrize("elbo", [False, True])
+def test_the_exact_curvature_is_autograds(q, elbo):
+    f = lambda z: -0.5 * z.square().sum(-1) + 0.4 * z.prod(-1) + (1.1 * z).sin().sum(-1)  # noqa: E731
+    of = lambda vector: (exact_elbo if elbo else expectation)(f, q.with_vector(vector))  # noqa: E731
+    close(exact_curvature(f, q, elbo=elbo), torch.autograd.functional.hessian(of, q.vector()), rtol=1e-7, atol=1e-8)
 
 
 def test_kl_between_normals_is_the_closed_form():
@@ -97,6 +107,15 @@ def test_learnt_baselines_have_no_variance_at_one_sample():
 def test_evidence_in_one_and_two_dimensions():
     assert log_evidence(gaussian_target(1.0, 0.5), -5.0, 7.0) == pytest.approx(0, abs=1e-10)
     assert log_evidence(correlated_gaussian(0.8), (-9.0, -9.0), (9.0, 9.0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_box_of_nodes():
+    z, log_cell = box_nodes((0.0, -1.0), (1.0, 3.0), 5)
+    assert z.shape == (5, 5, 2) and z[1, 2].tolist() == [0.25, 1.0] and log_cell == pytest.approx(math.log(0.25 * 1.0))
+    assert box_nodes(0, 1)[0].shape == (4001, 1) and box_nodes((0, 0), (1, 1))[0].shape == (401, 401, 2)
+    for wrong in [((0.0,) * 3, (1.0,) * 3), (0.0, (1.0, 1.0))]:
+        with pytest.raises(ShapeError, match="lower and upper: one or two numbers each, one a coordinate, got"):
+            log_evidence(gaussian_target(), *wrong)
 
 
 def test_a_posterior_density_integrates_to_one_and_is_the_right_one():

@@ -5,11 +5,20 @@ of it keeps stands at the top of ``types.py``.
 """
 
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
-from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
+from vilib.control_variates import (
+    FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
+    log_importance_weights, other_half_mean,
+)
+from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
+from vilib.divergences import (
+    StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_kl, monte_carlo_kl_k3, reverse_kl,
+    stationary_gaussians,
+)
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.estimators import (
-    leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, score_function, score_function_expectation,
-    score_function_mean_baseline, score_function_with, sticking_the_landing, total_derivative, value_of,
+    leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, rao_blackwell, rao_blackwell_leave_one_out,
+    reweighted_score_function, score_function, score_function_expectation, score_function_mean_baseline, score_function_with,
+    self_normalized_score_function, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
     Cost, Example, correlated_gaussian, cosine_cost, exponential_cost, gaussian_target, kidiq, logistic_one_coefficient,
@@ -27,14 +36,15 @@ from vilib.quadrature import (
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
-    NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
+    NotBatchable, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     # models and families
-    "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian",
+    "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian", "FactorizedBernoulli", "FactorizedCategorical",
+    "FactorizedLogJoint",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
     "logistic_one_coefficient", "two_component_mixture", "kidiq",
     # noise
@@ -42,7 +52,9 @@ __all__ = [
     # estimators and baselines
     "score_function_expectation", "pathwise_expectation", "value_of",
     "score_function", "score_function_with", "score_function_mean_baseline", "leave_one_out", "optimal_coefficient",
+    "rao_blackwell", "rao_blackwell_leave_one_out", "reweighted_score_function", "self_normalized_score_function",
     "pathwise", "total_derivative", "sticking_the_landing",
+    "log_importance_weights", "effective_sample_size",
     "constant_baseline", "other_half_mean", "leave_one_out_mean", "cross_fitted_coefficient",
     # many gradients
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
@@ -52,8 +64,11 @@ __all__ = [
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
+    # divergences
+    "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
+    "stationary_gaussians", "StationaryPoint",
     # checks and errors
     "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
-    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
+    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws", "AllFitsFailed",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vilib import estimators
 from vilib.control_variates import cross_fitted_coefficient
+from vilib.discrete import Family
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate, value_and_slope
 from vilib.types import Estimator, LogJoint, ShapeError
@@ -92,7 +93,7 @@ def per_draw(
     return Draws(q, eps, z, f_z, grad_z, elbo, None if coordinates is None else tuple(coordinates))
 
 
-def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Family, eps: Tensor) -> tuple[Tensor, Tensor]:
     """An estimator's value (*R) and its gradient (*R, P) as plain numbers, by the fastest way that gives just these.
 
     Raises what the estimator raises.

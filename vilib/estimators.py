@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from vilib.control_variates import cross_fitted_coefficient, other_half_mean
+from vilib.control_variates import (
+    cross_fitted_coefficient, leave_one_out_mean, local_cost, log_factors, log_importance_weights, other_half_mean,
+)
 from vilib.models import evaluate
 from vilib.types import Baseline, Estimator, LogJoint, NotReparameterizable, ShapeError
 
@@ -143,6 +145,87 @@ def optimal_coefficient(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return score_function_with(learnt)(log_joint, q, eps)
 
 
+def rao_blackwell(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+    """Each coordinate hears only what touches it: Σ_d E_q[ f_d ∇_λ log q_d(z_d) ].
+
+    (eq:score-function; Ranganath et al. 2014)
+
+    f_d is the sum of the terms of log p that touch z_d, less log q_d.  The rest does not involve z_d, which q draws on
+    its own, so the rest times the score of q_d has mean zero.  (eq:score-zero-mean)  log_joint: a
+    :class:`vilib.control_variates.FactorizedLogJoint`; any other is one term that touches everything.
+
+    A rest of mean zero that shares no coordinate with f_d adds Var(rest) · Var(s_d) to the variance, and here it is
+    gone.  A rest of another mean may have been a good baseline by accident, and then dropping it costs; see
+    :func:`rao_blackwell_leave_one_out`.
+    Raises NotFactorized for a q whose coordinates depend on each other.
+    """
+    z = q.sample(eps)
+    log_q = log_factors(q, z)                                       # (S, *R, D), carries the gradient
+    f, f_local = local_cost(log_joint, q, z)                        # (S, *R), (S, *R, D)
+    return value_of(f.mean(0), gradient_of=(f_local * log_q).sum(-1).mean(0))
+
+
+def rao_blackwell_leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+    """:func:`rao_blackwell`, with the mean of the *other* draws' f_d taken from each f_d.
+
+    (eq:leave-one-out; Ranganath et al. 2014)
+
+    With independent terms it is never noisier than :func:`leave_one_out`, at any S.
+    Raises NotFactorized, and ShapeError for S = 1.  Needs independent draws.
+    """
+    z = q.sample(eps)
+    log_q = log_factors(q, z)
+    f, f_local = local_cost(log_joint, q, z)
+    others = leave_one_out_mean(f_local).squeeze(-1)                # (S, *R, D)
+    return value_of(f.mean(0), gradient_of=((f_local - others) * log_q).sum(-1).mean(0))
+
+
+# ---- the gradient of the ELBO, from the draws of an older q ----------------------------------------------------------
+
+
+def reweighted_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
+    """E_old[ w f ∇_λ log q_λ ], w = q_λ/q_old, at draws of q_old: unbiased, and the old draws serve again.
+
+    (eq:score-function; Owen 2013)
+
+    q, q_old: the same *R and D; eps is q_old's.  With q_old = q it is :func:`score_function`.  log p at the old draws
+    does not change with λ: where it is dear, store it and pass ``lambda z: stored``.  Ask
+    :func:`vilib.control_variates.effective_sample_size` how many draws the weights leave; where q is wider than √2
+    times q_old the variance is infinite.
+
+    >>> import torch; from vilib import MeanFieldGaussian
+    >>> q, target = MeanFieldGaussian(torch.zeros(1), torch.zeros(1)), lambda z: -z.square().sum(-1)
+    >>> bool(reweighted_score_function(target, q, q, torch.ones(4, 1)) == score_function(target, q, torch.ones(4, 1)))
+    True
+    """
+    return _reweighted(log_joint, q, q_old, eps, lambda log_w: log_w.exp() / len(log_w))
+
+
+def self_normalized_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
+    """:func:`reweighted_score_function` with weights made to sum to one, w/Σw: quieter as a rule, and biased.
+
+    (eq:score-function; Owen 2013)
+
+    For a mean h (f, or f s) with I = E_q[h], the bias is −E_old[w² (h − I)]/S + O(1/S²): it vanishes like 1/S, and is
+    zero at q_old = q.  Adding a constant to the log joint adds it to the value exactly.
+
+    >>> import torch; from vilib import MeanFieldGaussian
+    >>> q, target = MeanFieldGaussian(torch.zeros(1), torch.zeros(1)), lambda z: -z.square().sum(-1)
+    >>> eps = torch.ones(4, 1)
+    >>> bool(self_normalized_score_function(target, q, q, eps) == score_function(target, q, eps))
+    True
+    """
+    return _reweighted(log_joint, q, q_old, eps, lambda log_w: log_w.softmax(0))
+
+
+def _reweighted(log_joint: LogJoint, q, q_old, eps: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    z = q_old.sample(eps)
+    log_q = q.log_prob(z)
+    f = (evaluate(log_joint, z) - log_q).detach()
+    weights = weigh(log_importance_weights(q, q_old, z))            # (S, *R), plain numbers
+    return value_of((weights * f).sum(0), gradient_of=(weights * f * log_q).sum(0))
+
+
 # ---- the gradient of the ELBO, by the path --------------------------------------------------------------------------
 
 
@@ -182,7 +265,7 @@ def sticking_the_landing(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 
 
 score_function_mean_baseline.baseline = other_half_mean
-for _estimator in (score_function_mean_baseline, leave_one_out, optimal_coefficient):
+for _estimator in (score_function_mean_baseline, leave_one_out, optimal_coefficient, rao_blackwell_leave_one_out):
     _estimator.needs_independent_draws = True
 
 

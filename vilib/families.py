@@ -128,6 +128,10 @@ class MeanFieldGaussian(_Gaussian):
         """ε = (z − μ)/σ, the inverse of :meth:`transform`."""
         return (z - self.mu) * (-self.omega).exp()
 
+    def log_factors(self, z: Tensor) -> Tensor:
+        """log q_d(z_d) of each coordinate, (S, *R, D); they sum to log q(z), for the coordinates are independent."""
+        return -0.5 * self.noise_of(z).square() - (self.omega + 0.5 * LOG_2PI)
+
     def score_at(self, eps: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """The score at z = T_λ(ε), (S, *R, P): ε/σ for μ and ε² − 1 for ω.
 

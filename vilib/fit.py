@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vilib.discrete import Family
 from vilib.draws import value_and_gradient
-from vilib.families import Gaussian
 from vilib.noise import normal
 from vilib.types import (
     AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, VilibError, check_generator,
@@ -137,20 +137,20 @@ class Fit:
     path: Tensor
     elbo: Tensor
     failed_at: Tensor
-    family: Gaussian
+    family: Family
 
     @property
-    def q(self) -> Gaussian:
+    def q(self) -> Family:
         """The last q of each fit, batch *R."""
         return self.q_at(-1)
 
-    def q_at(self, index: int | slice | Tensor) -> Gaussian:
+    def q_at(self, index: int | slice | Tensor) -> Family:
         """q at record ``index`` (of ``steps``); a slice or an index tensor gives a batch (T', *R)."""
         return self.family.with_vector(self.path[index])
 
 
 def fit(
-    estimator: Estimator, log_joint: LogJoint, q0: Gaussian, *, num_samples: int, num_steps: int,
+    estimator: Estimator, log_joint: LogJoint, q0: Family, *, num_samples: int, num_steps: int,
     optimizer: Optimizer | Callable, generator: torch.Generator, noise: Noise = normal,
     record_every: int = 1, record_steps: Sequence[int] | None = None,
 ) -> Fit:
@@ -170,9 +170,9 @@ def fit(
     >>> done.path.shape, bool((done.q.mean - 2).abs().max() < 0.2)
     (torch.Size([201, 5, 2]), True)
     """
-    check_generator(generator, q0.mean.device)
-    check_draws(estimator, noise)
     start, family = q0.vector().detach(), q0.detach()
+    check_generator(generator, start.device)
+    check_draws(estimator, noise)
     records = _records(num_steps, record_every, record_steps)
     path = start.new_empty(len(records), *start.shape)
     elbo = start.new_empty(len(records), *start.shape[:-1])

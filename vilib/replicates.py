@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vilib.discrete import Family
 from vilib.draws import value_and_gradient
-from vilib.families import Gaussian
 from vilib.fit import check_draws
 from vilib.noise import normal
 from vilib.types import Estimator, LogJoint, Noise, ShapeError, check_generator
@@ -21,7 +21,7 @@ _CHUNK_ELEMENTS = 2**18
 
 
 def gradient_replicates(
-    estimator: Estimator, log_joint: LogJoint, q: Gaussian, *, num_samples: int, num_replicates: int,
+    estimator: Estimator, log_joint: LogJoint, q: Family, *, num_samples: int, num_replicates: int,
     generator: torch.Generator, noise: Noise = normal, chunk: int | None = None,
 ) -> Tensor:
     """``num_replicates`` independent gradient estimates of S draws each: (num_replicates, *R, P).
@@ -35,13 +35,14 @@ def gradient_replicates(
     ...                     generator=torch.Generator().manual_seed(0)).shape
     torch.Size([500, 2])
     """
-    check_generator(generator, q.mean.device)
+    vector = q.vector()
+    check_generator(generator, vector.device)
     check_draws(estimator, noise)
-    chunk = chunk or max(1, _CHUNK_ELEMENTS // (num_samples * max(1, q.mean.numel())))
+    chunk = chunk or max(1, _CHUNK_ELEMENTS // (num_samples * max(1, q.batch_shape.numel() * q.dim)))
     gradients = []
     for done in range(0, num_replicates, chunk):
         count = min(chunk, num_replicates - done)
-        eps = noise(num_samples, (count, *q.batch_shape), q.dim, generator=generator, dtype=q.mean.dtype)
+        eps = noise(num_samples, (count, *q.batch_shape), q.dim, generator=generator, dtype=vector.dtype)
         gradients.append(value_and_gradient(estimator, log_joint, q.detach().expand(count), eps)[1])
     return torch.cat(gradients)
 

@@ -75,6 +75,10 @@ class NotReparameterizable(VilibError):
     """A pathwise estimator was given a family that has no differentiable ``transform``."""
 
 
+class NotFactorized(VilibError):
+    """An estimator that works coordinate by coordinate was given a family whose coordinates depend on each other."""
+
+
 class DependentDraws(VilibError):
     """An estimator that needs independent draws was given noise whose draws depend on each other."""
 
