@@ -25,6 +25,7 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
     NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
@@ -37,6 +38,7 @@ __all__ = [
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
     "logistic_one_coefficient", "two_component_mixture", "kidiq",
+    "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",
     # estimators and baselines
