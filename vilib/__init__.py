@@ -6,6 +6,7 @@ of it keeps stands at the top of ``types.py``.
 
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
+from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, score_function, score_function_expectation,
@@ -27,8 +28,8 @@ from vilib.quadrature import (
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.types import (
-    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
-    NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
+    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
+    NonScalarLogJoint, NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
 )
 
 __version__ = "0.1.0"
@@ -51,11 +52,13 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    # how good is a q?
+    "elbo_estimate", "log_weights", "pareto_k", "pareto_k_of",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
     # checks and errors
     "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
-    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
+    "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
 ]

@@ -141,7 +141,7 @@ class Bijection:
         if not bool(inside.all()):
             raise VilibError(f"theta[{self.name!r}]: {theta.tolist()} is not inside its support, {self.support!r}. "
                              "Pass a value that is, and not on its edge.")
-        return self.transform.inv(self._inside(theta)).reshape((*batch, self.size))
+        return self.transform.inv(self._inside(theta)).reshape((*batch, self.size)).to(theta.dtype)
 
     def _inside(self, theta: Tensor) -> Tensor:
         """θ off the edges of its support, where rounding has put it there."""

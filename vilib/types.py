@@ -79,6 +79,10 @@ class DependentDraws(VilibError):
     """An estimator that needs independent draws was given noise whose draws depend on each other."""
 
 
+class MissingPackage(VilibError, ImportError):
+    """A function needs a package that is not installed; the message says how to install it."""
+
+
 class AllFitsFailed(VilibError):
     """Every fit of a batch diverged.  ``failed_at`` (*R) holds the step of each."""
 
