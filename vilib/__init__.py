@@ -4,6 +4,7 @@ Numbers flow one way: model and family → estimator → fit or replicates.  Sta
 of it keeps stands at the top of ``types.py``.
 """
 
+from vilib.advi import Posterior, advi
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
@@ -29,7 +30,7 @@ from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
-    NonScalarLogJoint, NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
+    NonScalarLogJoint, NotBatchable, NotConverged, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
 )
 
 __version__ = "0.1.0"
@@ -52,6 +53,8 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    # a model in, its posterior out
+    "advi", "Posterior",
     # how good is a q?
     "elbo_estimate", "log_weights", "pareto_k", "pareto_k_of",
     # exact answers
@@ -60,5 +63,5 @@ __all__ = [
     # checks and errors
     "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
-    "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
+    "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed", "NotConverged",
 ]

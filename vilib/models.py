@@ -69,6 +69,22 @@ class Model:
             parts.append(part.unconstrain(torch.as_tensor(theta[part.name])))
         return torch.cat(parts, -1)
 
+    def coordinate_names(self) -> tuple[str, ...]:
+        """A name for each of the D unconstrained coordinates: that of its parameter, numbered if it has several."""
+        return tuple(part.name if part.size == 1 else f"{part.name}[{i}]" for part in self._bijections for i in range(part.size))
+
+    def is_bounded(self, device: torch.device | str = "cpu") -> Tensor:
+        """(D,), whether a coordinate belongs to a parameter of bounded support, on which a flat density is a proper one."""
+        bounded = [part.bounded for part in self._bijections for _ in range(part.size)]
+        return torch.tensor(bounded, device=device)
+
+    def slope_of_log_jacobian(self, z: Tensor) -> Tensor:
+        """∇_z log |det J|, z (..., D) -> (..., D): all that moves the log density where the reader's log joint is flat."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            log_jacobian = self._constrain(z)[1]
+            return torch.autograd.grad(log_jacobian.sum(), z)[0] if log_jacobian.requires_grad else torch.zeros_like(z)
+
     def __call__(self, z: Tensor) -> Tensor:
         """z (..., D) -> log density (...) on the unconstrained scale."""
         if z.ndim == 0 or z.shape[-1] != self.dim:
@@ -155,7 +171,7 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         log_p = evaluate(log_joint, z)
-        (grad_z,) = torch.autograd.grad(log_p.sum(), z)
+        grad_z = torch.autograd.grad(log_p.sum(), z)[0] if log_p.requires_grad else torch.zeros_like(z)         # a constant
     return log_p.detach(), grad_z
 
 

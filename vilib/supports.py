@@ -122,6 +122,11 @@ class Bijection:
         """How many unconstrained coordinates: a simplex of K has K − 1."""
         return math.prod(self.free_shape)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether its volume is finite: an interval, a simplex."""
+        return isinstance(self.transform, SimplexTransform) or isinstance(self.support, (constraints.interval, constraints.half_open_interval))
+
     def constrain(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """θ (…, *shape) and log |det dθ/dz| (…)."""
         batch = z.shape[:-1]
