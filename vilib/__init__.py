@@ -14,8 +14,8 @@ from vilib.estimators import (
     score_function_mean_baseline, score_function_with, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
-    Cost, Example, correlated_gaussian, cosine_cost, exponential_cost, gaussian_target, kidiq, logistic_one_coefficient,
-    quadratic_cost, two_component_mixture,
+    Cost, Example, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target, kidiq,
+    logistic_one_coefficient, quadratic_cost, two_component_mixture,
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
@@ -39,7 +39,7 @@ __all__ = [
     # models and families
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
-    "logistic_one_coefficient", "two_component_mixture", "kidiq",
+    "logistic_one_coefficient", "two_component_mixture", "kidiq", "eight_schools",
     "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",

@@ -40,7 +40,8 @@ def advi(
     family: MeanFieldGaussian (no correlations) or FullRankGaussian.  num_samples: draws for each gradient.
     init: where to begin. None or {name: value}: at the mode that Newton's method finds from there (from zero, and from two random
         points beside it; the one with the highest Laplace evidence), as wide as the curvature there says.  A Gaussian on the
-        unconstrained scale: exactly there, but for a common factor on its widths, if another width has a clearly higher ELBO.
+        unconstrained scale: there, but for a common factor on its widths, if another width has a clearly higher ELBO; from the mode
+        found from its mean, if by the rule below no optimum is within ten standard deviations.
     step_size: of ``optimizer`` (adam, rmsprop, adagrad or sgd of :mod:`vilib.fit`), in standard deviations of q, whatever the reader's
         units.  schedule: None halves it whenever the ELBO has stopped rising; or a factor by step, as ``robbins_monro()``.
     tempering: powers 0 < β < 1, rising, one round of 100 steps each, that climb β E_q[log p(x, z)] + H[q] instead of the ELBO: the

@@ -146,7 +146,7 @@ def optimality(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: to
 
 # ---- the climb --------------------------------------------------------------------------------------------------------
 
-_MAX_FALLS = 8
+_MAX_FALLS, _NEAR = 8, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +167,9 @@ def climb(
     """Rounds of :func:`vilib.fit.fit` from q0 (no batch), each in units of the q before it, until q is within ``tolerance`` of the
     optimum (:class:`Optimality`) or ``max_steps`` are used up.  The options are those of :func:`vilib.advi.advi`.
 
-    A round ends with the average of λ over its last half.  One that did not raise the ELBO beyond its noise has reached what its step
-    size can reach: the next has half the step size and twice the steps (unless there is a ``schedule``).
+    A round ends with the average of λ over its last half.  One that is near (within ten standard deviations) and did not raise the ELBO
+    beyond its noise has reached what its step size can reach: the next has half the step size and twice the steps (unless there is a
+    ``schedule``).
 
     >>> from vilib import adam, gaussian_target, pathwise
     >>> q0 = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
@@ -193,7 +194,7 @@ def climb(
             continue
         at = optimality(log_joint, q, max(10 * round_steps, 10 * q.dim), generator)
         elbo, noise_of_it = done.elbo[half:].mean().item(), done.elbo[half:].std().item() / max(1, len(done.elbo) - half) ** 0.5
-        if schedule is None and not elbo > best + max(2 * noise_of_it, 0.01):
+        if schedule is None and at.distance < _NEAR and not elbo > best + max(2 * noise_of_it, 0.01):
             step_size, round_steps = step_size / 2, 2 * round_steps
         best = max(best, elbo)
     return Climb(q, at, _joined(rounds), at.distance <= tolerance)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vilib.climb import InUnitsOf, gaussian_like, scaled
+from vilib.climb import InUnitsOf, gaussian_like, optimality, scaled
 from vilib.families import LOG_2PI, Gaussian
 from vilib.models import Model, evaluate, value_and_slope
 from vilib.noise import normal
@@ -49,11 +49,20 @@ def find_start(
         q0 = _unit(family, centre)
     evaluate(model, q0.mean.unsqueeze(0))                                                   # says what is wrong, and at which theta
     _refuse_what_is_not_there(model, q0, generator)
-    if not isinstance(init, Gaussian) and power is None and model.dim <= _MAX_DIM:
+    look = power is None and model.dim <= _MAX_DIM
+    if look and (not isinstance(init, Gaussian) or _is_far(model, q0, generator)):
         mode = _best_mode(model, q0.mean, init is None, generator)
         if mode is not None:
             return gaussian_like(q0, mode.z, mode.precision)
     return _best_width(InUnitsOf(_unit(family, torch.zeros_like(q0.mean)), model, power or 1.0), q0, generator)
+
+
+def _is_far(model: Model, q: Gaussian, generator: torch.Generator) -> bool:
+    """Whether an optimum is more than ten standard deviations away, or nowhere in sight."""
+    try:
+        return optimality(model, q, max(200, 10 * q.dim), generator).distance > 10
+    except NonFiniteLogJoint:
+        return True
 
 
 def _unit(family: type[Gaussian], mean: Tensor) -> Gaussian:
