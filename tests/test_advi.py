@@ -105,7 +105,7 @@ def test_an_ordered_pair_of_means_keeps_its_order_and_is_found_from_any_seed():
     model = Model(lambda t: Normal(0.0, 5.0).log_prob(t["m"]).sum() + torch.logaddexp(
         Normal(t["m"][0], 0.6).log_prob(y), Normal(t["m"][1], 0.6).log_prob(y)).sum(), {"m": ordered}, {"m": (2,)})
     for seed in range(3):
-        found = advi(model, generator=seeded(seed))
+        found = advi(model, family=FullRankGaussian, generator=seeded(seed))          # mean field: m_1 and the log of the gap
         assert (found.draws["m"].diff(dim=-1) > 0).all()
         shrunk = [25 / (25 + 0.36 / n) * m for n, m in ((60, -2.0), (40, 3.0))]                     # normal prior, known sd
         assert found.mean["m"].tolist() == pytest.approx(shrunk, abs=0.03)
@@ -203,7 +203,7 @@ def test_readers_models_arrive_from_values_far_from_the_posterior(name):
 
 
 def test_too_few_steps_are_said_and_warned_of():
-    with pytest.warns(NotConverged, match="Not converged: all 20 steps are used up, and the optimum of the ELBO is still .*sd|Not converged"):
+    with pytest.warns(NotConverged, match="Not converged: all 20 steps are used up, and the optimum of the ELBO is still"):
         found = advi(eight_schools(), generator=seeded(), max_steps=20, tolerance=1e-4)
     assert not found.converged and int(found.fit.steps[-1]) == 20
     assert "standard deviations away in" in found.why and "max_steps" in found.why and "Not converged" in str(found)
@@ -354,9 +354,13 @@ def test_arviz_gets_the_draws_and_the_log_density(shaped):
 
 def test_k_hat_of_a_posterior():
     pytest.importorskip("arviz_stats")
-    model, *_ = regression()
-    assert advi(model, generator=seeded()).pareto_k > 0.4                             # correlation 0.87 or so, left out
-    assert advi(coin(), generator=seeded()).pareto_k < 0.4
+    """Mean field leaves out a correlation ρ, and k = ρ for two coordinates; full rank is exact but for the last of its noise."""
+    model, _, precision, _ = regression()
+    found = advi(model, generator=seeded(), num_draws=40_000)
+    q_root = torch.diag(precision.diagonal().rsqrt())
+    closed_form = 1 - torch.linalg.eigvalsh(q_root @ precision @ q_root)[0].item()
+    assert closed_form > 0.5 and found.pareto_k.item() == pytest.approx(closed_form, abs=0.25)
+    assert advi(model, family=FullRankGaussian, generator=seeded()).log_weights.std() < 0.1
 
 
 def test_without_arviz_the_error_says_how_to_install_it(monkeypatch, shaped):
@@ -394,8 +398,12 @@ def one(log_joint, support=constraints.real, **options):
 def test_a_density_of_zero_where_draws_land_is_refused_with_the_mend():
     with pytest.raises(NonFiniteLogJoint, match=r"returned -inf at theta = \{'x': .*Its density is zero there: give the parameter its support"):
         one(lambda t: torch.where(t["x"] > 1, -t["x"], -math.inf))
-    with pytest.raises(AllFitsFailed, match="The climb fell 9 times over.*returned -inf at theta.*give the parameter its support"):
-        one(lambda t: torch.where(t["x"] > -0.01, -t["x"], -math.inf))                       # the start is inside, its draws are not
+    edge = Model(lambda t: torch.where(t["x"] > -0.01, -t["x"], -math.inf), {"x": constraints.real})
+    with pytest.warns(NotConverged, match="rounds fell and were begun again.*returned -inf at theta.*give the parameter its support"):
+        advi(edge, generator=seeded(), max_steps=400)                                        # the start is inside, its draws are not
+    wall = Model(lambda t: torch.where(t["x"].abs() < 1e-9, -t["x"], -math.inf), {"x": constraints.real})
+    with pytest.raises(AllFitsFailed, match="The climb fell 9 times.*returned -inf at theta.*give the parameter its support"):
+        advi(wall, generator=seeded())
 
 
 def test_nan_in_the_data_and_an_empty_data_set_are_named():

@@ -8,6 +8,7 @@ draws, means, standard deviations and quantiles, is on the reader's own scale, {
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from vilib.diagnostics import pareto_k
 from vilib.estimators import sticking_the_landing
 from vilib.families import Gaussian, MeanFieldGaussian
 from vilib.fit import Fit, Schedule, adam
-from vilib.models import Model
+from vilib.models import Model, evaluate
 from vilib.noise import normal
 from vilib.starts import find_start
 from vilib.types import Estimator, MissingPackage, Noise, NotConverged, VilibError, check_generator
@@ -41,7 +42,7 @@ def advi(
     init: where to begin. None or {name: value}: at the mode that Newton's method finds from there (from zero, and from two random
         points beside it; the one with the highest Laplace evidence), as wide as the curvature there says.  A Gaussian on the
         unconstrained scale: there, but for a common factor on its widths, if another width has a clearly higher ELBO; from the mode
-        found from its mean, if by the rule below no optimum is within ten standard deviations.
+        found from its mean, if by the rule below no optimum is within two standard deviations.
     step_size: of ``optimizer`` (adam, rmsprop, adagrad or sgd of :mod:`vilib.fit`), in standard deviations of q, whatever the reader's
         units.  schedule: None halves it whenever the ELBO has stopped rising; or a factor by step, as ``robbins_monro()``.
     tempering: powers 0 < β < 1, rising, one round of 100 steps each, that climb β E_q[log p(x, z)] + H[q] instead of the ELBO: the
@@ -82,7 +83,7 @@ def advi(
     eps = normal(num_draws, (), q0.dim, generator=generator, dtype=dtype)
     with torch.no_grad():
         z = end.q.transform(eps)
-        log_joint, log_q = model(z), end.q.log_prob_at(eps)
+        log_joint, log_q = evaluate(model, z), end.q.log_prob_at(eps)
     return Posterior(model, end.q, model.constrain(z), log_joint, log_joint - log_q, end.fit, end.arrived, why)
 
 
@@ -136,7 +137,11 @@ class Posterior:
 
     @cached_property
     def pareto_k(self) -> Tensor:
-        """k̂ of the draws' importance weights: above 0.7, q misses too much of the posterior to be relied upon.  Needs ArviZ."""
+        """k̂ of the draws' importance weights: above 0.7, q misses too much of the posterior to be relied upon.  Needs ArviZ.
+
+        It is the shape of the weights' tail, not their size: where all log_weights lie within a fraction of a nat, q is good
+        whatever k̂ says.
+        """
         return pareto_k(self.log_weights)
 
     def to_arviz(self):
@@ -159,9 +164,9 @@ class Posterior:
         quantiles = self.quantiles(0.05, 0.95)
         for name in self.draws:
             columns = (self.mean[name], self.sd[name], *quantiles[name])
-            for index in torch.cartesian_prod(*map(torch.arange, self.mean[name].shape)).reshape(-1, self.mean[name].ndim).tolist() or [()]:
+            for index in itertools.product(*map(range, self.mean[name].shape)):
                 label = name + (f"[{', '.join(map(str, index))}]" if index else "")
-                rows.append(f"{label:<16}" + "".join(f"{column[tuple(index)].item():>12.4g}" for column in columns))
+                rows.append(f"{label:<16}" + "".join(f"{column[index].item():>12.4g}" for column in columns))
         rows.append(f"ELBO {self.elbo:.3f} ± {self.elbo_standard_error:.3f} nats. Draws are on the scale of the model's own parameters.")
         return "\n".join([*rows, self.why])
 
@@ -219,7 +224,7 @@ def _words(end: Climb, model: Model, tolerance: float, max_steps: int) -> str:
                f"{100 * end.at.widen.abs().max():.2g} % in a standard deviation (tolerance {tolerance:g})")
     return (f"Not converged: all {max_steps} steps are used up, and {far}. Do not use these numbers as they are: allow more steps "
             "(max_steps), more draws a step (num_samples), or begin elsewhere (init); or write the model so that its parameters depend less "
-            "on each other.")
+            "on each other." + (f" On the way {len(end.falls)} rounds fell and were begun again. {end.falls[-1]}" if end.falls else ""))
 
 
 def _progress(noise: Noise, max_steps: int, wanted: bool) -> tuple[Any, Noise]:

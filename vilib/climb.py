@@ -22,7 +22,7 @@ from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.fit import Fit, Schedule, fit
 from vilib.models import value_and_slope
 from vilib.noise import normal
-from vilib.types import AllFitsFailed, Estimator, LogJoint, Noise
+from vilib.types import AllFitsFailed, Estimator, LogJoint, Noise, NonFiniteLogJoint
 
 
 # ---- a log joint in units of q ----------------------------------------------------------------------------------------
@@ -45,8 +45,10 @@ class InUnitsOf:
     def __call__(self, u: Tensor) -> Tensor:
         return self.power * self.log_joint(self.q.transform(u)) + self.log_det
 
-    def constrain(self, u: Tensor) -> dict[str, Tensor] | None:
-        return self.log_joint.constrain(self.q.transform(u)) if hasattr(self.log_joint, "constrain") else None
+    def constrain(self, u: Tensor) -> dict[str, Tensor]:
+        """The draw u (D,) as the reader knows it, for an error to show."""
+        z = self.q.transform(u.unsqueeze(0))[0]
+        return self.log_joint.constrain(z) if hasattr(self.log_joint, "constrain") else {"z": z}
 
 
 def standard(q: Gaussian) -> Gaussian:
@@ -136,12 +138,17 @@ def optimality(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: to
     slope, curvature = solution[0], -0.5 * (solution[1:] + solution[1:].mT)                       # E[∇], E[−∇²] in units of q
     concave = bool(torch.linalg.eigvalsh(curvature)[0] > 0)
     if not concave:
-        return Optimality(torch.full_like(slope, math.inf), torch.full_like(slope, math.inf), False)
+        return _nowhere(q)
     tril = q.scale_tril.double()
     covariance = tril @ torch.linalg.inv(curvature) @ tril.mT                                     # what the curvature implies
     shift = (tril @ torch.linalg.solve(curvature, slope)) / covariance.diagonal().sqrt()
     own = curvature.diagonal() if isinstance(q, MeanFieldGaussian) else torch.linalg.eigvalsh(curvature)
     return Optimality(shift, -0.5 * own.log(), True)
+
+
+def _nowhere(q: Gaussian) -> Optimality:
+    """No optimum in sight."""
+    return Optimality(torch.full_like(q.mean, math.inf), torch.full_like(q.mean, math.inf), False)
 
 
 # ---- the climb --------------------------------------------------------------------------------------------------------
@@ -151,12 +158,16 @@ _MAX_FALLS, _NEAR = 8, 10.0
 
 @dataclass(frozen=True, eq=False)
 class Climb:
-    """Where a climb ended: q, how far it is from the optimum, and every step of the way; ``arrived`` if within the tolerance."""
+    """Where a climb ended: q, how far it is from the optimum, and every step of the way; ``arrived`` if within the tolerance.
+
+    falls: what each round that had to be begun again said.
+    """
 
     q: Gaussian
     at: Optimality
     fit: Fit
     arrived: bool
+    falls: list[str]
 
 
 def climb(
@@ -178,11 +189,11 @@ def climb(
     >>> end.arrived, bool((end.q.mean - 5).abs() < 0.01)
     (True, True)
     """
-    q, rounds, steps_done, powers, best, at = q0, [], 0, [*tempering], -math.inf, None
+    q, rounds, steps_done, unseen, falls, powers, best, at = q0, [], 0, 0, [], [*tempering], -math.inf, None
     while at is None or (at.distance > tolerance and steps_done < max_steps):
         power = powers.pop(0) if powers else 1.0
         ahead = partial(_later, schedule, steps_done) if schedule is not None else None
-        q, done, step_size = _round(log_joint, q, power, step_size, optimizer, ahead, dict(
+        q, done, step_size = _round(log_joint, q, power, step_size, falls, optimizer, ahead, dict(
             estimator=estimator, num_samples=num_samples, num_steps=max(1, min(round_steps, max_steps - steps_done)),
             generator=generator, noise=noise))
         rounds.append((q, done))
@@ -192,25 +203,30 @@ def climb(
         after_round(steps_done)
         if power != 1.0:
             continue
-        at = optimality(log_joint, q, max(10 * round_steps, 10 * q.dim), generator)
+        try:
+            at, unseen = optimality(log_joint, q, max(10 * round_steps, 10 * q.dim), generator), 0
+        except NonFiniteLogJoint:                                          # some draws of a q that is still too wide; not for ever
+            at, unseen = _nowhere(q), unseen + 1
+            if unseen > 2 or steps_done >= max_steps:
+                raise
         elbo, noise_of_it = done.elbo[half:].mean().item(), done.elbo[half:].std().item() / max(1, len(done.elbo) - half) ** 0.5
         if schedule is None and at.distance < _NEAR and not elbo > best + max(2 * noise_of_it, 0.01):
             step_size, round_steps = step_size / 2, 2 * round_steps
         best = max(best, elbo)
-    return Climb(q, at, _joined(rounds), at.distance <= tolerance)
+    return Climb(q, at, _joined(rounds), at.distance <= tolerance, falls)
 
 
-def _round(log_joint, q, power, step_size, optimizer, schedule, options) -> tuple[Gaussian, Fit, float]:
+def _round(log_joint, q, power, step_size, falls, optimizer, schedule, options) -> tuple[Gaussian, Fit, float]:
     """One fit in units of q, begun again with a quarter of the step size, and half of q's width, if it falls."""
-    for falls in range(_MAX_FALLS + 1):
+    while True:
         try:
             done = fit(log_joint=InUnitsOf(q, log_joint, power), q0=standard(q), optimizer=optimizer(step_size, schedule), **options)
             return q, done, step_size
         except AllFitsFailed as fall:
-            if falls == _MAX_FALLS:
-                raise AllFitsFailed(f"The climb fell {falls + 1} times over, with ever smaller steps. {fall}", fall.failed_at) from fall
+            falls.append(str(fall))
+            if len(falls) > _MAX_FALLS:
+                raise AllFitsFailed(f"The climb fell {len(falls)} times, with ever smaller steps. {fall}", fall.failed_at) from fall
             step_size, q = step_size / 4, scaled(q, 0.5)
-    raise AssertionError
 
 
 def _later(schedule: Schedule, begun: int, step: int) -> float:

@@ -65,6 +65,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     A constant may be added to the log weights.  −inf where all the weights are alike, +inf where a few outweigh all others
     e^700-fold.  At least 100 draws; from 10⁵ draws k̂ has a standard deviation of 0.05, and comes out low near 1.
+    It is the shape of the tail, not its size: of weights that differ by less than a nat from each other it says nothing.
     (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
     Raises ShapeError for fewer, NonFiniteLogJoint for nan or +inf, MissingPackage without arviz-stats.
 

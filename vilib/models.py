@@ -178,7 +178,8 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
 def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
     index = tuple((~good).nonzero()[0].tolist())
     draw, value = z[index].detach(), log_p[index].item()
-    theta = {k: v.detach() for k, v in log_joint.constrain(draw).items()} if isinstance(log_joint, Model) else None
+    constrain = getattr(log_joint, "constrain", None)
+    theta = {name: value.detach() for name, value in constrain(draw).items()} if constrain is not None else None
     where = f"theta = {theta}" if theta else f"z = {draw.tolist()}"
     if not draw.abs().max() < 1e8:
         mend = "The draw itself is that far out: q has run away. Take a smaller step size, more draws, or a quieter estimator."

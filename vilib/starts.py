@@ -58,9 +58,9 @@ def find_start(
 
 
 def _is_far(model: Model, q: Gaussian, generator: torch.Generator) -> bool:
-    """Whether an optimum is more than ten standard deviations away, or nowhere in sight."""
+    """Whether an optimum is more than two standard deviations away, or nowhere in sight."""
     try:
-        return optimality(model, q, max(200, 10 * q.dim), generator).distance > 10
+        return optimality(model, q, max(200, 10 * q.dim), generator).distance > 2
     except NonFiniteLogJoint:
         return True
 
