@@ -1,8 +1,9 @@
 """A climb that finds its own units and knows when it has arrived.
 
-:func:`vilib.fit.fit` climbs with one step size for all of λ.  Here it is run in rounds, and each round measures z in units of the q
-that the round before ended with, z = T_q(u): a step of 0.1 is then a tenth of a standard deviation in every coordinate, whatever the
-reader's units.  An affine map takes Gaussians to Gaussians and moves the ELBO by nothing, so the objective is the same in every round.
+:func:`vilib.fit.fit` climbs with one step size for all of λ.  Here it is run in rounds, and each round measures z in
+units of the q that the round before ended with, z = T_q(u): a step of 0.1 is then a tenth of a standard deviation in
+every coordinate, whatever the reader's units.  An affine map takes Gaussians to Gaussians and moves the ELBO by
+nothing, so the objective is the same in every round.
 
 When to stop: see :class:`Optimality`.
 """
@@ -25,7 +26,7 @@ from vilib.noise import normal
 from vilib.types import AllFitsFailed, Estimator, LogJoint, Noise, NonFiniteLogJoint
 
 
-# ---- a log joint in units of q ----------------------------------------------------------------------------------------
+# ---- a log joint in units of q --------------------------------------------------------------------------------------
 
 
 class InUnitsOf:
@@ -92,17 +93,19 @@ def _raw(tril: Tensor) -> Tensor:
     return tril.tril(-1) + torch.diag_embed(tril.diagonal(dim1=-2, dim2=-1).log())
 
 
-# ---- has it arrived? --------------------------------------------------------------------------------------------------
+# ---- has it arrived? ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Optimality:
     """How far q is from the optimum of the ELBO, by the two equations that hold there (Opper & Archambeau 2009).
 
-    At the optimum E_q[∇ log p] = 0, and the precision of q is E_q[−∇² log p] (its diagonal, for a mean-field q).  Both expectations
-    are estimated at fresh draws; then
-    shift (D,): how far Newton's method would move each mean, in units of the standard deviation that E_q[−∇² log p] implies;
-    widen (D,): how much it would change each standard deviation (full rank: each principal one), as a logarithm, 0.05 for 5 %;
+    At the optimum E_q[∇ log p] = 0, and the precision of q is E_q[−∇² log p] (its diagonal, for a mean-field q).
+    Both expectations are estimated at fresh draws; then
+    shift (D,): how far Newton's method would move each mean, in units of the standard deviation that E_q[−∇² log p]
+        implies;
+    widen (D,): how much it would change each standard deviation (full rank: each principal one), as a logarithm, 0.05
+        for 5 %;
     concave: whether E_q[−∇² log p] is positive definite, without which there is no maximum in the means here.
     """
 
@@ -122,11 +125,11 @@ class Optimality:
 def optimality(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: torch.Generator) -> Optimality:
     """How far q (no batch) is from the best of its family: see :class:`Optimality`.
 
-    Regresses ∇_u log p(x, T_q(u)) on u at ``num_samples`` draws, more than D + 1 of them: the intercept estimates the mean slope,
-    free of the noise that a linear slope makes, and the coefficients the mean curvature (Stein's lemma).
+    Regresses ∇_u log p(x, T_q(u)) on u at ``num_samples`` draws, more than D + 1 of them: the intercept estimates the
+    mean slope, free of the noise that a linear slope makes, and the coefficients the mean curvature (Stein's lemma).
 
     >>> from vilib import gaussian_target
-    >>> q = MeanFieldGaussian(torch.ones(1), torch.zeros(1))                                      # one sd off, and the right sd
+    >>> q = MeanFieldGaussian(torch.ones(1), torch.zeros(1))                  # one sd off, and the right sd
     >>> at = optimality(gaussian_target(), q, 100, torch.Generator().manual_seed(0))
     >>> round(at.shift.item(), 4), abs(round(at.widen.item(), 4))
     (-1.0, 0.0)
@@ -135,12 +138,12 @@ def optimality(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: to
     slopes = value_and_slope(InUnitsOf(q, log_joint), u)[1]
     design = torch.cat([torch.ones_like(u[:, :1]), u], -1).double()
     solution = torch.linalg.lstsq(design, slopes.double()).solution
-    slope, curvature = solution[0], -0.5 * (solution[1:] + solution[1:].mT)                       # E[∇], E[−∇²] in units of q
+    slope, curvature = solution[0], -0.5 * (solution[1:] + solution[1:].mT)              # E[∇], E[−∇²] in units of q
     concave = bool(torch.linalg.eigvalsh(curvature)[0] > 0)
     if not concave:
         return _nowhere(q)
     tril = q.scale_tril.double()
-    covariance = tril @ torch.linalg.inv(curvature) @ tril.mT                                     # what the curvature implies
+    covariance = tril @ torch.linalg.inv(curvature) @ tril.mT                             # what the curvature implies
     shift = (tril @ torch.linalg.solve(curvature, slope)) / covariance.diagonal().sqrt()
     own = curvature.diagonal() if isinstance(q, MeanFieldGaussian) else torch.linalg.eigvalsh(curvature)
     return Optimality(shift, -0.5 * own.log(), True)
@@ -151,14 +154,15 @@ def _nowhere(q: Gaussian) -> Optimality:
     return Optimality(torch.full_like(q.mean, math.inf), torch.full_like(q.mean, math.inf), False)
 
 
-# ---- the climb --------------------------------------------------------------------------------------------------------
+# ---- the climb ------------------------------------------------------------------------------------------------------
 
 _MAX_FALLS, _NEAR = 8, 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Climb:
-    """Where a climb ended: q, how far it is from the optimum, and every step of the way; ``arrived`` if within the tolerance.
+    """Where a climb ended: q, how far it is from the optimum, and every step of the way; ``arrived`` if within the
+    tolerance.
 
     falls: what each round that had to be begun again said.
     """
@@ -171,21 +175,24 @@ class Climb:
 
 
 def climb(
-    log_joint: LogJoint, q0: Gaussian, *, estimator: Estimator, num_samples: int, max_steps: int, optimizer: Callable[..., Any],
-    step_size: float, schedule: Schedule | None, tempering: Sequence[float], tolerance: float, generator: torch.Generator,
-    noise: Noise = normal, round_steps: int = 100, after_round: Callable[[int], None] = lambda steps: None,
+    log_joint: LogJoint, q0: Gaussian, *, estimator: Estimator, num_samples: int, max_steps: int,
+    optimizer: Callable[..., Any], step_size: float, schedule: Schedule | None, tempering: Sequence[float],
+    tolerance: float, generator: torch.Generator, noise: Noise = normal, round_steps: int = 100,
+    after_round: Callable[[int], None] = lambda steps: None,
 ) -> Climb:
-    """Rounds of :func:`vilib.fit.fit` from q0 (no batch), each in units of the q before it, until q is within ``tolerance`` of the
-    optimum (:class:`Optimality`) or ``max_steps`` are used up.  The options are those of :func:`vilib.advi.advi`.
+    """Rounds of :func:`vilib.fit.fit` from q0 (no batch), each in units of the q before it, until q is within
+    ``tolerance`` of the optimum (:class:`Optimality`) or ``max_steps`` are used up.  The options are those of
+    :func:`vilib.advi.advi`.
 
-    A round ends with the average of λ over its last half.  One that is near (within ten standard deviations) and did not raise the ELBO
-    beyond its noise has reached what its step size can reach: the next has half the step size and twice the steps (unless there is a
-    ``schedule``).
+    A round ends with the average of λ over its last half.  One that is near (within ten standard deviations) and did
+    not raise the ELBO beyond its noise has reached what its step size can reach: the next has half the step size and
+    twice the steps (unless there is a ``schedule``).
 
     >>> from vilib import adam, gaussian_target, pathwise
     >>> q0 = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
-    >>> end = climb(gaussian_target(5.0, 0.1), q0, estimator=pathwise, num_samples=16, max_steps=5000, optimizer=adam, step_size=0.1,
-    ...             schedule=None, tempering=(), tolerance=0.05, generator=torch.Generator().manual_seed(0))
+    >>> end = climb(gaussian_target(5.0, 0.1), q0, estimator=pathwise, num_samples=16, max_steps=5000,
+    ...             optimizer=adam, step_size=0.1, schedule=None, tempering=(), tolerance=0.05,
+    ...             generator=torch.Generator().manual_seed(0))
     >>> end.arrived, bool((end.q.mean - 5).abs() < 0.01)
     (True, True)
     """
@@ -205,12 +212,13 @@ def climb(
             continue
         try:
             at, unseen = optimality(log_joint, q, max(10 * round_steps, 10 * q.dim), generator), 0
-        except NonFiniteLogJoint:                                          # some draws of a q that is still too wide; not for ever
+        except NonFiniteLogJoint:                              # some draws of a q that is still too wide; not for ever
             at, unseen = _nowhere(q), unseen + 1
             if unseen > 2 or steps_done >= max_steps:
                 raise
-        elbo, noise_of_it = done.elbo[half:].mean().item(), done.elbo[half:].std().item() / max(1, len(done.elbo) - half) ** 0.5
-        if schedule is None and at.distance < _NEAR and not elbo > best + max(2 * noise_of_it, 0.01):
+        values = done.elbo[half:]
+        elbo, standard_error = values.mean().item(), values.std(correction=0).item() / len(values) ** 0.5
+        if schedule is None and at.distance < _NEAR and not elbo > best + max(2 * standard_error, 0.01):
             step_size, round_steps = step_size / 2, 2 * round_steps
         best = max(best, elbo)
     return Climb(q, at, _joined(rounds), at.distance <= tolerance, falls)
@@ -220,12 +228,14 @@ def _round(log_joint, q, power, step_size, falls, optimizer, schedule, options) 
     """One fit in units of q, begun again with a quarter of the step size, and half of q's width, if it falls."""
     while True:
         try:
-            done = fit(log_joint=InUnitsOf(q, log_joint, power), q0=standard(q), optimizer=optimizer(step_size, schedule), **options)
+            done = fit(log_joint=InUnitsOf(q, log_joint, power), q0=standard(q),
+                       optimizer=optimizer(step_size, schedule), **options)
             return q, done, step_size
         except AllFitsFailed as fall:
             falls.append(str(fall))
             if len(falls) > _MAX_FALLS:
-                raise AllFitsFailed(f"The climb fell {len(falls)} times, with ever smaller steps. {fall}", fall.failed_at) from fall
+                message = f"The climb fell {len(falls)} times, with ever smaller steps. {fall}"
+                raise AllFitsFailed(message, fall.failed_at) from fall
             step_size, q = step_size / 4, scaled(q, 0.5)
 
 
@@ -234,7 +244,7 @@ def _later(schedule: Schedule, begun: int, step: int) -> float:
 
 
 def _joined(rounds: Sequence[tuple[Gaussian, Fit]]) -> Fit:
-    """The rounds as one fit, λ in the coordinates of z; where a round ended and the next begins, the beginning stands."""
+    """The rounds as one fit, λ in the coordinates of z; where one ended and the next begins, the beginning stands."""
     paths, steps, elbos, begun = [], [], [], 0
     for i, (q, done) in enumerate(rounds):
         keep = slice(None) if i == len(rounds) - 1 else slice(-1)

@@ -1,8 +1,8 @@
 """How good is a fitted q?  Its ELBO with a standard error, and how heavy the tail of its importance weights is.
 
-The weights are w = p(x, z)/q(z), z ~ q: all alike where q is the posterior, and heavy-tailed where q misses some of it.  Their tail,
-fitted by a generalised Pareto distribution, has a shape k̂: below 0.5 the weights have a finite variance, above 0.7 neither q nor
-a correction by its weights can be relied upon (Yao, Vehtari, Simpson & Gelman 2018).
+The weights are w = p(x, z)/q(z), z ~ q: all alike where q is the posterior, and heavy-tailed where q misses some of
+it.  Their tail, fitted by a generalised Pareto distribution, has a shape k̂: below 0.5 the weights have a finite
+variance, above 0.7 neither q nor a correction by its weights can be relied upon (Yao, Vehtari, Simpson & Gelman 2018).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _CHUNK_ELEMENTS = 2**22
 def log_weights(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: torch.Generator) -> Tensor:
     """log p(x, z) − log q(z) at ``num_samples`` draws z ~ q: (S, *R), in nats, as plain numbers.
 
-    Its mean is the ELBO.  Raises NonScalarLogJoint, NonFiniteLogJoint, ShapeError, MissingGenerator, GeneratorDeviceError.
+    Its mean is the ELBO.  Raises NonScalarLogJoint, NonFiniteLogJoint, ShapeError, MissingGenerator,
+    GeneratorDeviceError.
 
     >>> from vilib import MeanFieldGaussian, gaussian_target
     >>> q = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
@@ -42,8 +43,11 @@ def log_weights(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: t
     return torch.cat(parts)
 
 
-def elbo_estimate(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The ELBO of q, E_q[log p(x, z) − log q(z)], and the standard error of this estimate of it: (*R) and (*R), in nats.
+def elbo_estimate(
+    log_joint: LogJoint, q: Gaussian, num_samples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The ELBO of q, E_q[log p(x, z) − log q(z)], and the standard error of this estimate of it: (*R) and (*R), in
+    nats.
 
     (eq:elbo)  num_samples: at least 2; the standard error falls as 1/√S, and is 0 where q is the posterior.
     Raises ShapeError for fewer than two draws, and what :func:`log_weights` raises.
@@ -63,14 +67,15 @@ def elbo_estimate(log_joint: LogJoint, q: Gaussian, num_samples: int, generator:
 def pareto_k(log_weights: Tensor) -> Tensor:
     """k̂, the Pareto shape of the upper tail of importance weights, by ArviZ: log weights (S, *R) -> (*R), float64.
 
-    A constant may be added to the log weights.  −inf where all the weights are alike, +inf where a few outweigh all others
-    e^700-fold.  At least 100 draws; from 10⁵ draws k̂ has a standard deviation of 0.05, and comes out low near 1.
-    It is the shape of the tail, not its size: of weights that differ by less than a nat from each other it says nothing.
-    (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
+    A constant may be added to the log weights.  −inf where all the weights are alike, +inf where a few outweigh all
+    others e^700-fold.  At least 100 draws; from 10⁵ draws k̂ has a standard deviation of 0.05, and comes out low near
+    1.
+    It is the shape of the tail, not its size: of weights that differ by less than a nat from each other it says
+    nothing. (Vehtari, Simpson, Gelman, Yao & Gabry 2024)
     Raises ShapeError for fewer, NonFiniteLogJoint for nan or +inf, MissingPackage without arviz-stats.
 
     >>> exponential = torch.empty(20_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
-    >>> bool((pareto_k(0.5 * exponential) - 0.5).abs() < 0.1)                  # exp(k · exponential) is Pareto of shape k
+    >>> bool((pareto_k(0.5 * exponential) - 0.5).abs() < 0.1)           # exp(k · exponential) is Pareto of shape k
     True
     """
     if log_weights.ndim == 0 or len(log_weights) < 100:
@@ -83,19 +88,21 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     try:
         from arviz_stats.base import array_stats
     except ImportError as error:
-        raise MissingPackage("pareto_k fits the tail with ArviZ, which is not installed: python -m pip install arviz-stats") from error
+        raise MissingPackage("pareto_k fits the tail with ArviZ, which is not installed: python -m pip install arviz-stats"
+                             ) from error
     columns = log_weights.detach().double().cpu().reshape(len(log_weights), -1)
-    # psislw takes log *likelihoods*, whose negatives are the log weights; its pareto_khat forgets the exponential (0.8.0).
+    # psislw takes log *likelihoods*, whose negatives are the log weights; pareto_khat (0.8.0) forgets the exponential.
     shapes = []
     for row in columns.T.contiguous():
         tail = row.sort().values[-max(20, math.ceil(3 * len(row) ** 0.5)) :]
-        alike, beyond = tail[-1] - tail[0] < 1e-9, tail[-1] - tail[len(tail) // 4] > 700            # e^{−700} is all but zero
+        alike, beyond = tail[-1] - tail[0] < 1e-9, tail[-1] - tail[len(tail) // 4] > 700     # e^{−700} is all but zero
         shapes.append(-math.inf if alike else math.inf if beyond else float(array_stats.psislw(-row.numpy())[1]))
     return torch.tensor(shapes, dtype=torch.float64, device=log_weights.device).reshape(log_weights.shape[1:])
 
 
 def pareto_k_of(log_joint: LogJoint, q: Gaussian, num_samples: int, generator: torch.Generator) -> Tensor:
-    """k̂ of q's importance weights for this log joint: (*R), float64.  Below 0.7 q is close enough to be corrected by its weights.
+    """k̂ of q's importance weights for this log joint: (*R), float64.  Below 0.7 q is close enough to be corrected by
+    its weights.
 
     For a Gaussian q of covariance C on a Gaussian posterior of precision Λ it tends to 1 − λ_min(C^½ Λ C^½).
     Raises what :func:`log_weights` and :func:`pareto_k` raise.

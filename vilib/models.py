@@ -22,10 +22,10 @@ class Model:
 
     log_joint: ``theta -> scalar``, theta a dict of tensors, ``theta[name]`` of shape ``shapes[name]``.
     supports: name -> constraint of ``torch.distributions.constraints``: real, positive, unit_interval, interval(a, b),
-        greater_than(a), less_than(b), real_vector, simplex; or ``vilib.ordered``.  Anything else raises UnsupportedSupport here,
-        not later.
-    shapes: name -> shape of one draw; a name left out is a scalar.  Vectors and matrices of any support: a simplex or an
-        ordered vector runs along the last axis.  ``dim`` counts free coordinates: a simplex of K has K − 1.
+        greater_than(a), less_than(b), real_vector, simplex; or ``vilib.ordered``.  Anything else raises UnsupportedSupport
+        here, not later.
+    shapes: name -> shape of one draw; a name left out is a scalar.  Vectors and matrices of any support: a simplex or
+        an ordered vector runs along the last axis.  ``dim`` counts free coordinates: a simplex of K has K − 1.
     batched: True if the function already takes theta[name] of shape (N, *shapes[name]) and returns (N,);
         otherwise it is run under ``torch.func.vmap``.
 
@@ -65,13 +65,15 @@ class Model:
         parts = []
         for part in self._bijections:
             if part.name not in theta:
-                raise ShapeError(f"theta: no value for {part.name!r}; expected {sorted(self.shapes)}, got {sorted(theta)}.")
+                raise ShapeError(f"theta: no value for {part.name!r}; expected {sorted(self.shapes)}, "
+                                 f"got {sorted(theta)}.")
             parts.append(part.unconstrain(torch.as_tensor(theta[part.name])))
         return torch.cat(parts, -1)
 
     def coordinate_names(self) -> tuple[str, ...]:
         """A name for each of the D unconstrained coordinates: that of its parameter, numbered if it has several."""
-        return tuple(part.name if part.size == 1 else f"{part.name}[{i}]" for part in self._bijections for i in range(part.size))
+        numbered = ((part, i) for part in self._bijections for i in range(part.size))
+        return tuple(part.name if part.size == 1 else f"{part.name}[{i}]" for part, i in numbered)
 
     def is_bounded(self, device: torch.device | str = "cpu") -> Tensor:
         """(D,), whether a coordinate belongs to a parameter of bounded support, on which a flat density is a proper one."""
@@ -171,7 +173,8 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         log_p = evaluate(log_joint, z)
-        grad_z = torch.autograd.grad(log_p.sum(), z)[0] if log_p.requires_grad else torch.zeros_like(z)         # a constant
+        constant = not log_p.requires_grad
+        grad_z = torch.zeros_like(z) if constant else torch.autograd.grad(log_p.sum(), z)[0]
     return log_p.detach(), grad_z
 
 

@@ -1,7 +1,8 @@
 """Where a fit begins: at a mode, as wide as the curvature there says, or where the reader says.
 
-The climb to the mode is Newton's method, damped.  No noise is in it, and it does not care about the units of z, so it crosses in twenty
-steps what a stochastic climb would need thousands for.  A start, not an answer: the mode of a skewed posterior is not its mean.
+The climb to the mode is Newton's method, damped.  No noise is in it, and it does not care about the units of z, so it
+crosses in twenty steps what a stochastic climb would need thousands for.  A start, not an answer: the mode of a
+skewed posterior is not its mean.
 """
 
 from __future__ import annotations
@@ -14,40 +15,44 @@ import torch
 from torch import Tensor
 
 from vilib.climb import InUnitsOf, gaussian_like, optimality, scaled
-from vilib.families import LOG_2PI, Gaussian
+from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import Model, evaluate, value_and_slope
 from vilib.noise import normal
 from vilib.types import LogJoint, NonFiniteLogJoint, ShapeError, VilibError
 
-_STRIDES = tuple(2.0**-k for k in range(-2, 13))                         # four times the Newton step, down to 1/4096 of it
+_STRIDES = tuple(2.0**-k for k in range(-2, 13))             # four times the Newton step, down to 1/4096 of it
 _MAX_DIM = 500                                                           # beyond, a Hessian costs more than the climb
 
 
 def find_start(
-    model: Model, family: type[Gaussian], init: Mapping | Gaussian | None, generator: torch.Generator, dtype: torch.dtype,
-    power: float | None = None,
+    model: Model, family: type[Gaussian], init: Mapping | Gaussian | None, generator: torch.Generator,
+    dtype: torch.dtype, power: float | None = None,
 ) -> Gaussian:
     """A q of ``family`` (no batch) to begin at; ``init`` as in :func:`vilib.advi.advi`.
 
     power: if a number, the first power of a tempering, and no mode is looked for.
-    Raises NonFiniteLogJoint if log p at the start is not finite, ShapeError, and VilibError for a parameter on which log_joint does
-    not depend.
+    Raises NonFiniteLogJoint if log p at the start is not finite, ShapeError, and VilibError for a parameter on which
+    log_joint does not depend.
     """
     device = generator.device
     if isinstance(init, Gaussian):
         if init.mean.shape != (model.dim,):
-            raise ShapeError(f"init: a Gaussian of the model's {model.dim} unconstrained coordinates, no batch, got {tuple(init.mean.shape)}.")
-        given = init.detach()
-        q0 = given if isinstance(given, family) else gaussian_like(_unit(family, given.mean), given.mean, torch.linalg.inv(given.covariance))
+            raise ShapeError(f"init: a Gaussian of the model's {model.dim} unconstrained coordinates, no batch, "
+                             f"got {tuple(init.mean.shape)}.")
+        q0 = init.detach()
+        if not isinstance(q0, family):
+            q0 = gaussian_like(_unit(family, q0.mean), q0.mean, torch.linalg.inv(q0.covariance))
         q0 = q0.with_vector(q0.vector().to(device=device, dtype=dtype))
     else:
         centre = torch.zeros(model.dim, dtype=dtype, device=device)
         if init is not None:
-            centre = model.unconstrain({name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in init.items()})
+            on_device = lambda value: torch.as_tensor(value, dtype=dtype, device=device)  # noqa: E731
+            centre = model.unconstrain({name: on_device(value) for name, value in init.items()})
             if centre.shape != (model.dim,):
-                raise ShapeError(f"init: one value a parameter, of shapes {model.shapes}, got a batch of {tuple(centre.shape[:-1])}.")
+                raise ShapeError(f"init: one value a parameter, of shapes {model.shapes}, got a batch of "
+                                 f"{tuple(centre.shape[:-1])}.")
         q0 = _unit(family, centre)
-    evaluate(model, q0.mean.unsqueeze(0))                                                   # says what is wrong, and at which theta
+    evaluate(model, q0.mean.unsqueeze(0))                                        # says what is wrong, and at which theta
     _refuse_what_is_not_there(model, q0, generator)
     look = power is None and model.dim <= _MAX_DIM
     if look and (not isinstance(init, Gaussian) or _is_far(model, q0, generator)):
@@ -68,21 +73,21 @@ def _is_far(model: Model, q: Gaussian, generator: torch.Generator) -> bool:
 def _unit(family: type[Gaussian], mean: Tensor) -> Gaussian:
     """N(mean, I)."""
     zeros = torch.zeros_like(mean)
-    second = zeros if family.__name__ == "MeanFieldGaussian" else torch.zeros(*zeros.shape, len(zeros), dtype=zeros.dtype, device=zeros.device)
-    return family(mean, second)
+    return family(mean, zeros if family is MeanFieldGaussian else torch.diag_embed(zeros))
 
 
 def _best_width(log_joint: LogJoint, q: Gaussian, generator: torch.Generator) -> Gaussian:
-    """q, its widths multiplied by that power of four, 4⁻⁶ to 4⁶, which has the highest ELBO on 64 draws; 1 if none is clearly higher."""
+    """q, its widths times the power of four, 4⁻⁶ to 4⁶, with the highest ELBO on 64 draws; q if none is clearly higher."""
     eps = normal(64, (), q.dim, generator=generator, dtype=q.mean.dtype)
     candidates = [scaled(q, 4.0**k) for k in range(-6, 7)]
-    elbos = [values_where_finite(log_joint, each.transform(eps)).mean().item() + each.entropy().item() for each in candidates]
+    elbo = lambda q: values_where_finite(log_joint, q.transform(eps)).mean().item() + q.entropy().item()  # noqa: E731
+    elbos = [elbo(candidate) for candidate in candidates]
     best = max(range(len(elbos)), key=lambda i: elbos[i])
     return candidates[best] if elbos[best] > elbos[6] + 1 else q
 
 
 def _refuse_what_is_not_there(model: Model, q: Gaussian, generator: torch.Generator) -> None:
-    """Raise if log p does not change with a coordinate that has nothing else to hold it: its posterior would be as wide as the line."""
+    """Raise if log p does not change with a coordinate that has nothing else to hold it: its posterior has no end."""
     z = scaled(q, 0.1).transform(normal(8, (), q.dim, generator=generator, dtype=q.mean.dtype))
     try:
         slopes = value_and_slope(model, z)[1]
@@ -90,10 +95,11 @@ def _refuse_what_is_not_there(model: Model, q: Gaussian, generator: torch.Genera
         return
     flat = (slopes == model.slope_of_log_jacobian(z)).all(0) & ~model.is_bounded(z.device)
     if bool(flat.any()):
-        names = sorted({name.split("[")[0] for name, is_flat in zip(model.coordinate_names(), flat.tolist()) if is_flat})
+        coordinates = zip(model.coordinate_names(), flat.tolist())
+        names = sorted({name.split("[")[0] for name, is_flat in coordinates if is_flat})
         raise VilibError(
-            f"log_joint: it does not change with {', '.join(names)}, so the posterior is not proper. Is the data set empty, a prior "
-            "missing, or a .detach() or .item() in the way?")
+            f"log_joint: it does not change with {', '.join(names)}, so the posterior is not proper. Is the data set empty, "
+            "a prior missing, or a .detach() or .item() in the way?")
 
 
 # ---- the mode -------------------------------------------------------------------------------------------------------
@@ -102,7 +108,8 @@ def _refuse_what_is_not_there(model: Model, q: Gaussian, generator: torch.Genera
 class Mode:
     """z (D,), the highest point found; log_joint there, in nats; precision (D, D), −∇² log p(x, z) there.
 
-    found: whether the climb ended on a peak: no step raises log p by more than 10⁻³ nats, and it bends down in every direction.
+    found: whether the climb ended on a peak: no step raises log p by more than 10⁻³ nats, and it bends down in every
+        direction.
     """
 
     z: Tensor
@@ -119,8 +126,12 @@ class Mode:
 def _best_mode(model: Model, centre: Tensor, elsewhere: bool, generator: torch.Generator) -> Mode | None:
     """The mode found from ``centre``; with ``elsewhere``, the best of that and of two from random points beside it."""
     beside = normal(2, (), len(centre), generator=generator, dtype=centre.dtype) if elsewhere else []
-    modes = [find_mode(model, start) for start in (centre, *(centre + step for step in beside))]
-    return max((mode for mode in modes if mode is not None and mode.found), key=lambda mode: mode.laplace_evidence, default=None)
+    try:
+        modes = [find_mode(model, start) for start in (centre, *(centre + step for step in beside))]
+    except RuntimeError:                                     # a log joint that cannot be differentiated twice has none
+        return None
+    found = (mode for mode in modes if mode is not None and mode.found)
+    return max(found, key=lambda mode: mode.laplace_evidence, default=None)
 
 
 def find_mode(log_joint: LogJoint, start: Tensor, max_steps: int = 60) -> Mode | None:
@@ -153,7 +164,7 @@ def find_mode(log_joint: LogJoint, start: Tensor, max_steps: int = 60) -> Mode |
 
 
 def _newton_step(slope: Tensor, precision: Tensor) -> tuple[Tensor, float]:
-    """|P|⁻¹ g, where |P| has P's directions and the sizes of its curvatures, so that the step goes up even where log p bends up."""
+    """|P|⁻¹ g, |P| with P's directions and the sizes of its curvatures: the step goes up even where log p bends up."""
     scaled, scale = _unit_diagonal(precision)
     curvatures, directions = torch.linalg.eigh(scaled)
     sizes = curvatures.abs().clamp_min(1e-6 if slope.dtype == torch.float64 else 1e-4)
@@ -169,7 +180,7 @@ def _unit_diagonal(precision: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _second_order(log_joint: LogJoint, z: Tensor) -> tuple[float, Tensor, Tensor]:
-    """log p, its slope (D,) and −∇² log p (D, D): D copies of z, each with one entry of its slope differentiated again."""
+    """log p, its slope (D,) and −∇² log p (D, D): D copies of z, of each one entry of its slope differentiated again."""
     with torch.enable_grad():
         copies = z.expand(len(z), -1).clone().requires_grad_()
         try:
@@ -190,5 +201,7 @@ def values_where_finite(log_joint: LogJoint, z: Tensor) -> Tensor:
         try:
             values = log_joint(z)
         except NonFiniteLogJoint:
-            values = torch.cat([values_where_finite(log_joint, half) for half in z.chunk(2)]) if len(z) > 1 else z.new_full((1,), -math.inf)
+            if len(z) == 1:
+                return z.new_full((1,), -math.inf)
+            values = torch.cat([values_where_finite(log_joint, half) for half in z.chunk(2)])
     return torch.where(values.isfinite(), values, -math.inf)

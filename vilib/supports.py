@@ -1,8 +1,8 @@
 """Supports: where a parameter lives, and the map from the real line to there.
 
-A support is a constraint of ``torch.distributions.constraints``, or :data:`ordered`, which torch does not have.  Its map
-θ = T⁻¹(z) comes with log |det dθ/dz|, exact at every z; only θ itself is kept representable: where rounding would put it on
-the edge of its support it stays one floating-point number inside, so that its logarithm is a number.
+A support is a constraint of ``torch.distributions.constraints``, or :data:`ordered`, which torch does not have.  Its
+map θ = T⁻¹(z) comes with log |det dθ/dz|, exact at every z; only θ itself is kept representable: where rounding would
+put it on the edge of its support it stays one floating-point number inside, so that its logarithm is a number.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MATRICES = tuple(type(c) for c in (
     constraints.lower_cholesky, constraints.lower_triangular, constraints.corr_cholesky, constraints.positive_definite,
     constraints.positive_semidefinite, constraints.symmetric, constraints.square,
 ))
-_USE = ("Use one of torch.distributions.constraints: real, positive, unit_interval, interval(a, b), greater_than(a), less_than(b), "
-        "real_vector, simplex; or vilib.ordered; each with its shape in shapes.")
+_USE = ("Use one of torch.distributions.constraints: real, positive, unit_interval, interval(a, b), greater_than(a), "
+        "less_than(b), real_vector, simplex; or vilib.ordered; each with its shape in shapes.")
 
 
 class _Ordered(constraints.Constraint):
@@ -77,7 +77,8 @@ class OrderedTransform(Transform):
 class SimplexTransform(StickBreakingTransform):
     """torch's stick-breaking map, z (…, K−1) to θ (…, K), worked in logarithms, so that no stick is lost to rounding.
 
-    log θ_k = log s(t_k) + Σ_{j<k} log s(−t_j), t_k = z_k − log(K − k), s the sigmoid; log |det| = Σ_{k<K} log θ_k + log s(−t_k).
+    log θ_k = log s(t_k) + Σ_{j<k} log s(−t_j), t_k = z_k − log(K − k), s the sigmoid; log |det| = Σ_{k<K} log θ_k +
+    log s(−t_k).
 
     >>> SimplexTransform()(torch.zeros(2))                                    # zero is the middle
     tensor([0.3333, 0.3333, 0.3333])
@@ -89,7 +90,7 @@ class SimplexTransform(StickBreakingTransform):
         return theta.clamp_min(torch.finfo(z.dtype).tiny)
 
     def _inverse(self, theta: Tensor) -> Tensor:
-        rest = theta.flip(-1).cumsum(-1).flip(-1)[..., 1:]                    # what is left of the stick, summed from its end
+        rest = theta.flip(-1).cumsum(-1).flip(-1)[..., 1:]               # what is left of the stick, summed from its end
         t = theta[..., :-1].log() - rest.log()
         return t + self._offset(t)
 
@@ -125,7 +126,8 @@ class Bijection:
     @property
     def bounded(self) -> bool:
         """Whether its volume is finite: an interval, a simplex."""
-        return isinstance(self.transform, SimplexTransform) or isinstance(self.support, (constraints.interval, constraints.half_open_interval))
+        intervals = constraints.interval, constraints.half_open_interval
+        return isinstance(self.transform, SimplexTransform) or isinstance(self.support, intervals)
 
     def constrain(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """θ (…, *shape) and log |det dθ/dz| (…)."""
@@ -161,7 +163,8 @@ def bijection(name: str, support, shape: tuple[int, ...] = ()) -> Bijection:
     """The map from the real line to ``support`` for a parameter of that shape.
 
     support: an instance of one of the constraints that vilib knows, or of ``constraints.independent`` around one.
-    Raises UnsupportedSupport, which says what to use instead, and ShapeError where the support needs an axis that is not there.
+    Raises UnsupportedSupport, which says what to use instead, and ShapeError where the support needs an axis that is
+    not there.
 
     >>> bijection("p", constraints.simplex, (3,)).size
     2
@@ -182,7 +185,8 @@ def bijection(name: str, support, shape: tuple[int, ...] = ()) -> Bijection:
         raise ShapeError(f"shapes[{name!r}]: {support!r} needs at least {axes} axis of its own, got the shape {shape}. "
                          f"Say how long it is: shapes={{{name!r}: (3,)}}.")
     if 0 in shape or (isinstance(transform, SimplexTransform) and shape[-1] < 2):
-        raise ShapeError(f"shapes[{name!r}]: {shape} leaves nothing to infer; a simplex has at least two parts, other axes at least one.")
+        raise ShapeError(f"shapes[{name!r}]: {shape} leaves nothing to infer; a simplex has at least two parts, "
+                         "other axes at least one.")
     return Bijection(name, base, transform, shape, tuple(transform.inverse_shape(shape)))
 
 
@@ -198,7 +202,8 @@ def _limits(support, theta: Tensor) -> tuple | None:
     if bounds is None:
         return None
     number = torch.finfo(theta.dtype)
-    lower, upper = (torch.as_tensor(b, dtype=theta.dtype, device=theta.device).clamp(number.min, number.max) for b in bounds)
+    bounds = (torch.as_tensor(bound, dtype=theta.dtype, device=theta.device) for bound in bounds)
+    lower, upper = (bound.clamp(number.min, number.max) for bound in bounds)
     least = torch.where(lower == 0, number.tiny, torch.nextafter(lower, upper))
     most = torch.where(upper == 0, -number.tiny, torch.nextafter(upper, lower))
     return (least.item(), most.item()) if least.ndim == most.ndim == 0 else (least, most)
@@ -211,8 +216,8 @@ def _check_bounds(name: str, support) -> None:
     lower, upper = (torch.as_tensor(b, dtype=torch.float64) for b in bounds)
     two_sided = hasattr(support, "lower_bound") and hasattr(support, "upper_bound")
     if not bool((lower < upper).all()) or (two_sided and not bool((lower.isfinite() & upper.isfinite()).all())):
-        raise UnsupportedSupport(f"supports[{name!r}]: {support!r} is empty or endless: its lower bound must be below its upper one, both finite. "
-                                 "For one bound alone use greater_than(a) or less_than(b).")
+        raise UnsupportedSupport(f"supports[{name!r}]: {support!r} is empty or endless: its lower bound must be below its "
+                                 "upper one, both finite. For one bound alone use greater_than(a) or less_than(b).")
 
 
 def _refusal(support, base) -> str:
@@ -223,11 +228,12 @@ def _refusal(support, base) -> str:
         meant = f" Did you mean {'vilib' if near[0] == 'ordered' else 'constraints'}.{near[0]}?" if near else ""
         return f"{support!r} is a string, and is not supported.{meant}"
     if inspect.isclass(support):
-        return f"{support.__name__.strip('_')} is a class, and is not supported. Make one with its bounds, as in constraints.interval(0.0, 1.0)."
+        return (f"{support.__name__.strip('_')} is a class, and is not supported. Make one with its bounds, as in "
+                "constraints.interval(0.0, 1.0).")
     if isinstance(base, constraints.Constraint) and not constraints.is_dependent(base) and base.is_discrete:
-        return (f"{support!r} is not supported. It is discrete, and a path of draws needs the real line: sum the variable out of "
-                "log_joint (torch.logsumexp over its values).")
+        return (f"{support!r} is not supported. It is discrete, and a path of draws needs the real line: sum the "
+                "variable out of log_joint (torch.logsumexp over its values).")
     if isinstance(base, _MATRICES):
-        return (f"{support!r} is not supported. Build the matrix inside log_joint from parts that are: positive for its diagonal, "
-                "real for what is below.")
+        return (f"{support!r} is not supported. Build the matrix inside log_joint from parts that are: positive for its "
+                "diagonal, real for what is below.")
     return f"{support!r} is not supported."
