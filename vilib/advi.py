@@ -101,8 +101,8 @@ class Posterior:
     """What a fit says about the parameters.
 
     draws: {name: (N, *shape)}, independent draws of q, **on the reader's scale**; mean, sd and quantiles are theirs.
-    q: the fitted Gaussian, **on the unconstrained scale**, and fit: the path there (λ and noisy ELBO at every step;
-        one fit, *R empty).
+    q: the fitted Gaussian, **on the unconstrained scale**, and fit: the path there (λ and noisy ELBO by step, thinned
+        where that would fill the memory; one fit, *R empty).
     log_joint (N,): log p(x, z) of the draws, and log_weights (N,): log p(x, z) − log q(z), both on the unconstrained
         scale, in nats.
     converged: whether the stopping rule was met; why: in words why the fit ended.  Printing a Posterior shows a table.

@@ -156,7 +156,7 @@ def _nowhere(q: Gaussian) -> Optimality:
 
 # ---- the climb ------------------------------------------------------------------------------------------------------
 
-_MAX_FALLS, _NEAR = 8, 10.0
+_MAX_FALLS, _NEAR, _MAX_RECORD = 8, 10.0, 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +202,9 @@ def climb(
         ahead = partial(_later, schedule, steps_done) if schedule is not None else None
         q, done, step_size = _round(log_joint, q, power, step_size, falls, optimizer, ahead, dict(
             estimator=estimator, num_samples=num_samples, num_steps=max(1, min(round_steps, max_steps - steps_done)),
-            generator=generator, noise=noise))
+            generator=generator, noise=noise, record_every=1 + q.num_parameters * max_steps // _MAX_RECORD))
         rounds.append((q, done))
-        steps_done += len(done.steps) - 1
+        steps_done += int(done.steps[-1])
         half = len(done.steps) // 2
         q = compose(q, done.family.with_vector(done.path[half:].mean(0)))
         after_round(steps_done)
