@@ -8,7 +8,7 @@ from helpers import full_rank, gaussian, seeded, tensor
 from torch.distributions import HalfCauchy, Normal
 
 from vilib import (
-    best_gaussian, correlated_gaussian, cosine_cost, exact_elbo, exact_gradient, expectation, exponential_cost,
+    best_gaussian, correlated_gaussian, cosine_cost, eight_schools, exact_elbo, exact_gradient, expectation, exponential_cost,
     gaussian_target, kidiq, log_evidence, logistic_one_coefficient, moments, posterior_density, quadratic_cost,
     two_component_mixture,
 )
@@ -26,6 +26,7 @@ MODELS = {
     "logistic, 3 rows": logistic_one_coefficient(tensor(0.5, -1.0, 2.0), tensor(1.0, 0.0, 1.0)),
     "mixture": two_component_mixture(), "uneven mixture": two_component_mixture((-1.0, 4.0), (0.5, 2.0), 0.3),
     "kidiq": kidiq(), "kidiq, centred": kidiq(centred=True),
+    "eight schools": eight_schools(),
 }
 every_cost = pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

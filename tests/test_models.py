@@ -1,6 +1,7 @@
 """A reader's function of one draw becomes a density on the real line, or an error that says what to mend."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -116,13 +117,18 @@ def test_a_slope_by_hand_is_used_where_there_is_one():
 # ---- what can go wrong: at construction -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("support", [
-    constraints.simplex, constraints.lower_cholesky, constraints.positive_definite, constraints.nonnegative_integer,
-    constraints.boolean, constraints.corr_cholesky, "positive",
+@pytest.mark.parametrize("support, why", [
+    (constraints.lower_cholesky, "Build the matrix inside log_joint"), (constraints.positive_definite, "Build the matrix inside"),
+    (constraints.corr_cholesky, "Build the matrix inside"), (constraints.nonnegative_integer, "It is discrete.*logsumexp"),
+    (constraints.boolean, "It is discrete"), (constraints.one_hot, "It is discrete"), (constraints.interval, "Interval is a class"),
+    ("positve", "'positve' is a string.*Did you mean constraints.positive?"), ("order", "Did you mean vilib.ordered?"),
+    ("wishart", "'wishart' is a string"), (None, "None is not supported"), (constraints.dependent, "not supported"),
+    (constraints.independent(constraints.boolean, 1), "It is discrete"),
 ], ids=repr)
-def test_an_unsupported_support_is_refused_at_construction(support):
-    with pytest.raises(UnsupportedSupport, match=r"supports\['x'\]: .* is not supported. Use one of .*unit_interval"):
-        Model(lambda theta: theta["x"], {"x": support})
+def test_an_unsupported_support_is_refused_at_construction(support, why):
+    with pytest.raises(UnsupportedSupport, match=r"supports\['x'\]: .*not supported.*Use one of .*unit_interval.*ordered") as caught:
+        Model(lambda theta: theta["x"], {"x": support}, {"x": (2,)})
+    assert re.search(why, str(caught.value)), str(caught.value)
 
 
 def test_no_supports_and_unknown_shapes_are_refused():
@@ -209,6 +215,7 @@ def test_a_log_joint_that_is_not_finite_comes_with_the_theta_that_gave_it():
         model(torch.tensor([[0.5, 0.0], [1.5, 0.0]]))
     error = caught.value
     assert math.isnan(error.value) and error.z.tolist() == [0.5, 0.0] and error.theta["s"].item() == 1
+    assert "So it is at all 2 draws, whatever theta is." in str(error)
     assert error.replicates.ndim == 0
 
 

@@ -4,11 +4,13 @@ Numbers flow one way: model and family → estimator → fit or replicates.  Sta
 of it keeps stands at the top of ``types.py``.
 """
 
+from vilib.advi import Posterior, advi
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,
 )
+from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.divergences import (
     StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_kl, monte_carlo_kl_k3, reverse_kl,
@@ -21,8 +23,8 @@ from vilib.estimators import (
     self_normalized_score_function, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
-    Cost, Example, correlated_gaussian, cosine_cost, exponential_cost, gaussian_target, kidiq, logistic_one_coefficient,
-    quadratic_cost, two_component_mixture,
+    Cost, Example, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target, kidiq,
+    logistic_one_coefficient, quadratic_cost, two_component_mixture,
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
@@ -34,9 +36,11 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.types import (
-    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
-    NotBatchable, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
+    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
+    NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
+    VilibError,
 )
 
 __version__ = "0.1.0"
@@ -46,7 +50,8 @@ __all__ = [
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian", "FactorizedBernoulli", "FactorizedCategorical",
     "FactorizedLogJoint",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
-    "logistic_one_coefficient", "two_component_mixture", "kidiq",
+    "logistic_one_coefficient", "two_component_mixture", "kidiq", "eight_schools",
+    "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",
     # estimators and baselines
@@ -61,6 +66,10 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    # a model in, its posterior out
+    "advi", "Posterior",
+    # how good is a q?
+    "elbo_estimate", "log_weights", "pareto_k", "pareto_k_of",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
@@ -70,5 +79,6 @@ __all__ = [
     # checks and errors
     "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
-    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws", "AllFitsFailed",
+    "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
+    "AllFitsFailed", "NotConverged",
 ]

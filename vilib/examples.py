@@ -284,7 +284,7 @@ def kidiq(centred: bool = False) -> Example:
     >>> kidiq().model.constrain(torch.zeros(3))["sigma"]
     tensor(1.)
     """
-    stored = json.loads(resources.files("vilib").joinpath("data/kidiq.json").read_text(encoding="utf-8"))
+    stored = _stored("kidiq")
     score = torch.tensor(stored["data"]["kid_score"], dtype=torch.float64)
     iq = torch.tensor(stored["data"]["mom_iq"], dtype=torch.float64)
     x = iq - iq.mean() if centred else iq
@@ -304,6 +304,35 @@ def kidiq(centred: bool = False) -> Example:
         "kidiq, centred" if centred else "kidiq", 3, model, (*windows, (2.78, 3.03)), model=model,
         reference=None if centred else stored["reference"], data={"x": x, "y": score},
     )
+
+
+def eight_schools() -> Example:
+    """Coaching in eight schools, non-centred: y_j ~ N(mu + tau theta_trans_j, sigma_j²), theta_trans_j ~ N(0, 1).  (Rubin 1981)
+
+    mu ~ N(0, 5²), tau ~ half-Cauchy(5); z = (mu, log tau, theta_trans_1, …, theta_trans_8), D = 10.  The effect of school j is
+    mu + tau theta_trans_j.  ``reference`` holds mu, tau and the effects theta[1], …, theta[8] (posteriordb).
+
+    >>> eight_schools().model.coordinate_names()[:3]
+    ('mu', 'tau', 'theta_trans[0]')
+    """
+    stored = _stored("eight_schools")
+    y, sigma = (torch.tensor(stored["data"][name], dtype=torch.float64) for name in ("y", "sigma"))
+    constant = math.log(2 / (math.pi * 5.0)) - math.log(5.0) - float(sigma.log().sum()) - 0.5 * (1 + 2 * len(y)) * LOG_2PI
+
+    def log_joint(theta: dict[str, Tensor]) -> Tensor:
+        mu, tau, trans = theta["mu"], theta["tau"], theta["theta_trans"]
+        residual = (y.to(trans) - mu.unsqueeze(-1) - tau.unsqueeze(-1) * trans) / sigma.to(trans)
+        prior = -0.5 * (mu / 5.0).square() - (tau / 5.0).square().log1p()
+        return prior - 0.5 * (trans.square() + residual.square()).sum(-1) + constant
+
+    supports = {"mu": constraints.real, "tau": constraints.positive, "theta_trans": constraints.real_vector}
+    model = Model(log_joint, supports, {"theta_trans": (8,)}, batched=True)
+    window = ((-6.0, 15.0), (-3.0, 3.5), *((-3.0, 3.0),) * 8)
+    return Example("eight schools", 10, model, window, model=model, reference=stored["reference"], data={"y": y, "sigma": sigma})
+
+
+def _stored(name: str) -> dict:
+    return json.loads(resources.files("vilib").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
 
 
 def _mean_field(mean: list[float], sd: list[float]) -> MeanFieldGaussian:

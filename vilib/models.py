@@ -11,14 +11,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
+from vilib.supports import bijection
 from vilib.types import LogJoint, NonFiniteLogJoint, NonScalarLogJoint, NotBatchable, ShapeError, UnsupportedSupport
-
-_ELEMENTWISE = (
-    type(constraints.real), constraints.greater_than, constraints.greater_than_eq, constraints.less_than,
-    constraints.interval, constraints.half_open_interval,
-)
 
 
 class Model:
@@ -26,8 +22,10 @@ class Model:
 
     log_joint: ``theta -> scalar``, theta a dict of tensors, ``theta[name]`` of shape ``shapes[name]``.
     supports: name -> constraint of ``torch.distributions.constraints``: real, positive, unit_interval, interval(a, b),
-        greater_than(a), less_than(b), real_vector.  Anything else raises UnsupportedSupport here, not later.
-    shapes: name -> shape of one draw; a name left out is a scalar.
+        greater_than(a), less_than(b), real_vector, simplex; or ``vilib.ordered``.  Anything else raises UnsupportedSupport
+        here, not later.
+    shapes: name -> shape of one draw; a name left out is a scalar.  Vectors and matrices of any support: a simplex or
+        an ordered vector runs along the last axis.  ``dim`` counts free coordinates: a simplex of K has K − 1.
     batched: True if the function already takes theta[name] of shape (N, *shapes[name]) and returns (N,);
         otherwise it is run under ``torch.func.vmap``.
 
@@ -51,8 +49,8 @@ class Model:
         self.log_joint, self.batched = log_joint, batched
         self.supports = dict(supports)
         self.shapes = {name: tuple((shapes or {}).get(name, ())) for name in supports}
-        self._bijections = {name: _bijection(name, support) for name, support in supports.items()}
-        self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self._bijections = [bijection(name, support, self.shapes[name]) for name, support in supports.items()]
+        self._sizes = [part.size for part in self._bijections]
         self.dim = sum(self._sizes)
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
@@ -62,18 +60,32 @@ class Model:
     def unconstrain(self, theta: Mapping[str, Tensor]) -> Tensor:
         """z = T(θ): {name: (..., *shape)} -> (..., D).  The inverse of :meth:`constrain`.
 
-        Raises ShapeError when a name is missing or has another shape.
+        Raises ShapeError when a name is missing or has another shape, VilibError when a value is outside of its support.
         """
         parts = []
-        for name, shape in self.shapes.items():
-            if name not in theta:
-                raise ShapeError(f"theta: no value for {name!r}; expected {sorted(self.shapes)}, got {sorted(theta)}.")
-            value = torch.as_tensor(theta[name])
-            if tuple(value.shape[value.ndim - len(shape):]) != shape:
-                raise ShapeError(f"theta[{name!r}]: expected (..., {shape}), got {tuple(value.shape)}.")
-            z = self._bijections[name].inv(value)
-            parts.append(z.reshape((*value.shape[: value.ndim - len(shape)], math.prod(shape))))
+        for part in self._bijections:
+            if part.name not in theta:
+                raise ShapeError(f"theta: no value for {part.name!r}; expected {sorted(self.shapes)}, "
+                                 f"got {sorted(theta)}.")
+            parts.append(part.unconstrain(torch.as_tensor(theta[part.name])))
         return torch.cat(parts, -1)
+
+    def coordinate_names(self) -> tuple[str, ...]:
+        """A name for each of the D unconstrained coordinates: that of its parameter, numbered if it has several."""
+        numbered = ((part, i) for part in self._bijections for i in range(part.size))
+        return tuple(part.name if part.size == 1 else f"{part.name}[{i}]" for part, i in numbered)
+
+    def is_bounded(self, device: torch.device | str = "cpu") -> Tensor:
+        """(D,), whether a coordinate belongs to a parameter of bounded support, on which a flat density is a proper one."""
+        bounded = [part.bounded for part in self._bijections for _ in range(part.size)]
+        return torch.tensor(bounded, device=device)
+
+    def slope_of_log_jacobian(self, z: Tensor) -> Tensor:
+        """∇_z log |det J|, z (..., D) -> (..., D): all that moves the log density where the reader's log joint is flat."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            log_jacobian = self._constrain(z)[1]
+            return torch.autograd.grad(log_jacobian.sum(), z)[0] if log_jacobian.requires_grad else torch.zeros_like(z)
 
     def __call__(self, z: Tensor) -> Tensor:
         """z (..., D) -> log density (...) on the unconstrained scale."""
@@ -89,10 +101,9 @@ class Model:
 
     def _constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         theta, log_jacobian = {}, 0.0
-        for (name, bijection), part in zip(self._bijections.items(), z.split(self._sizes, -1)):
-            value = bijection(part)
-            theta[name] = value.reshape((*z.shape[:-1], *self.shapes[name]))
-            log_jacobian = log_jacobian + bijection.log_abs_det_jacobian(part, value).sum(-1)
+        for part, free in zip(self._bijections, z.split(self._sizes, -1)):
+            theta[part.name], log_det = part.constrain(free)
+            log_jacobian = log_jacobian + log_det
         return theta, log_jacobian
 
     def _run(self, theta: dict[str, Tensor], num_draws: int) -> Tensor:
@@ -162,30 +173,26 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         log_p = evaluate(log_joint, z)
-        (grad_z,) = torch.autograd.grad(log_p.sum(), z)
+        constant = not log_p.requires_grad
+        grad_z = torch.zeros_like(z) if constant else torch.autograd.grad(log_p.sum(), z)[0]
     return log_p.detach(), grad_z
 
 
 def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
     index = tuple((~good).nonzero()[0].tolist())
     draw, value = z[index].detach(), log_p[index].item()
-    theta = {k: v.detach() for k, v in log_joint.constrain(draw).items()} if isinstance(log_joint, Model) else None
+    constrain = getattr(log_joint, "constrain", None)
+    theta = {name: value.detach() for name, value in constrain(draw).items()} if constrain is not None else None
     where = f"theta = {theta}" if theta else f"z = {draw.tolist()}"
     if not draw.abs().max() < 1e8:
         mend = "The draw itself is that far out: q has run away. Take a smaller step size, more draws, or a quieter estimator."
     elif value == -math.inf:
         mend = "Its density is zero there: give the parameter its support, so that no draw can land outside."
     else:
-        mend = "Look for a log or a square root of a negative number, a division by zero, or nan in the data."
+        mend = ("Look for a log or a square root of a negative number, a division by zero, "
+                "nan in the data, or a mean over an empty data set.")
+    if good.numel() > 1 and not good.any():
+        mend = f"So it is at all {good.numel()} draws, whatever theta is. {mend}"
     bad = ~good if good.ndim == 0 else (~good).any(0)
     return NonFiniteLogJoint(f"log_joint: returned {value} at {where}. {mend}", draw, theta, value, bad)
 
-
-def _bijection(name: str, support):
-    base = support.base_constraint if isinstance(support, constraints.independent) else support
-    if not isinstance(base, _ELEMENTWISE):
-        raise UnsupportedSupport(
-            f"supports[{name!r}]: {support!r} is not supported. Use one of torch.distributions.constraints: real, positive, "
-            "unit_interval, interval(a, b), greater_than(a), less_than(b), real_vector (with shapes)."
-        )
-    return biject_to(base)

@@ -83,6 +83,14 @@ class DependentDraws(VilibError):
     """An estimator that needs independent draws was given noise whose draws depend on each other."""
 
 
+class MissingPackage(VilibError, ImportError):
+    """A function needs a package that is not installed; the message says how to install it."""
+
+
+class NotConverged(UserWarning):
+    """A fit used up its steps before its stopping rule was met; the message says how far it is."""
+
+
 class AllFitsFailed(VilibError):
     """Every fit of a batch diverged.  ``failed_at`` (*R) holds the step of each."""
 
