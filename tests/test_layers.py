@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["progress", "datasets"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["estimators"], ["draws", "iwae", "amortized"],
+    ["types"], ["progress", "datasets"], ["noise", "families", "models"], ["quadrature", "control_variates", "networks"], ["estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates"], ["training", "amortization_gap"], ["linear_vae"], ["slips"], ["checking"], ["examples"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
