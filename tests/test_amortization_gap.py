@@ -148,6 +148,14 @@ def test_the_evidence_of_every_x_sums_to_one(dim):
     assert data_log_evidence(small(dim=dim), every_x).exp().sum().item() == pytest.approx(1.0, abs=1e-10)
 
 
+def test_many_data_are_the_same_as_few():
+    """Nodes are taken in chunks, and what is in a chunk does not matter."""
+    vae, x = linear(), data(3000)
+    together = data_log_evidence(vae, x, num_nodes=101)
+    close(together, vae.exact_log_evidence(x).detach())
+    close(together[:3], data_log_evidence(vae, x[:3], num_nodes=101))
+
+
 def test_a_narrow_posterior_needs_more_nodes_and_a_far_one_more_reach():
     vae, x = linear(num_latent=1), data(5)
     with torch.no_grad():
@@ -167,7 +175,7 @@ def test_more_than_two_dimensions_need_a_generator_and_have_no_quadrature():
     vae, x = linear(num_latent=3), data(5)
     with pytest.raises(MissingGenerator):
         amortization_gap(vae, x)
-    with pytest.raises(ShapeError, match="quadrature reaches two dimensions, this latent has 3"):
+    with pytest.raises(ShapeError, match="quadrature reaches two dimensions, this latent has 3; see vilib.iwae for a bound"):
         data_log_evidence(vae, x)
 
 

@@ -6,8 +6,7 @@ of it keeps stands at the top of ``types.py``.
 
 from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_evidence
 from vilib.amortized import (
-    VAE, BernoulliDecoder, DataLogJoint, Encoder, GaussianDecoder, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp,
-    mlp_vae, with_model_gradient,
+    VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
 )
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
@@ -27,6 +26,7 @@ from vilib.iwae import doubly_reparameterized, iwae
 from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
+from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
 from vilib.noise import antithetic, normal, sobol
 from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,

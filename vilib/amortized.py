@@ -1,28 +1,27 @@
 """One network for every x: an encoder that predicts q(z | x), and the variational auto-encoder built on it.
 
-A latent z_n (D) for each datum x_n.  Fitting a q of its own to each x_n is the batch R = N of :func:`vilib.fit.fit`.  Amortised
-inference predicts its parameters instead, λ_n = f_φ(x_n): an encoder is any module whose output is a family with R = N.
-Everything else is as it was.  The log joint of the data is a function z (S, N, D) -> (S, N), so every estimator of
-:mod:`vilib.estimators` works on it, and its value (N) is the ELBO of each datum, in nats.  Their mean is the ELBO of a data set
-per datum; times N, it is the bound on log p of them all.
+A latent z_n (D) for each datum x_n.  Fitting a q of its own to each x_n is the batch R = N of :func:`vilib.fit.fit`.
+Amortised inference predicts its parameters instead, λ_n = f_φ(x_n): an encoder is any module whose output is a family
+with R = N.  Everything else is as it was.  The log joint of the data is a function z (S, N, D) -> (S, N), so every
+estimator of :mod:`vilib.estimators` works on it, and its value (N) is the ELBO of each datum, in nats.  Their mean is
+the ELBO of a data set per datum; times N, it is the bound on log p of them all.
 
 p(z) = N(0, I) throughout.  Kingma & Welling (2014), Rezende, Mohamed & Wierstra (2014).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from vilib.estimators import _path, value_of
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate
-from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_generator
+from vilib.networks import BernoulliDecoder, Encoder, mlp
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError
 
 # ---- the variational auto-encoder -----------------------------------------------------------------------------------
 
@@ -30,12 +29,12 @@ from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_gener
 class VAE(nn.Module):
     """p(z) p_θ(x | z) with q_φ(z | x): a decoder θ, an encoder φ, and z ~ N(0, I).
 
-    encoder: a module, x (N, ...) -> a family with R = N, such as :class:`Encoder`.
-    decoder: a module with ``log_prob(x, z)``, z (S, N, D) -> (S, N), such as :class:`BernoulliDecoder`.
+    encoder: a module, x (N, ...) -> a family with R = N, such as :class:`vilib.networks.Encoder`.
+    decoder: a module with ``log_prob(x, z)``, z (S, N, D) -> (S, N), such as :class:`vilib.networks.BernoulliDecoder`.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> vae = mlp_vae(num_inputs=6, num_latent=2, hidden=(8,), generator=generator)
-    >>> vae.elbo(torch.ones(5, 6), torch.zeros(3, 5, 2)).shape                       # S = 3 draws for each of N = 5 data
+    >>> vae.elbo(torch.ones(5, 6), torch.zeros(3, 5, 2)).shape                    # S = 3 draws for each of N = 5 data
     torch.Size([5])
     """
 
@@ -44,7 +43,10 @@ class VAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def encode(self, x: Tensor) -> Gaussian:
-        """q_φ(z | x_n) for each n: a family with R = N.  Raises VilibError, ShapeError if the encoder gives anything else."""
+        """q_φ(z | x_n) for each n: a family with R = N.
+
+        Raises VilibError, ShapeError if the encoder gives anything else.
+        """
         q = self.encoder(x)
         if not hasattr(q, "log_prob") or not hasattr(q, "batch_shape"):
             raise VilibError(
@@ -59,7 +61,7 @@ class VAE(nn.Module):
         return q
 
     def log_joint(self, x: Tensor) -> DataLogJoint:
-        """log p(x_n, z_n) as a function of z (S, N, D) -> (S, N): what every estimator and :func:`vilib.fit.fit` ask for."""
+        """log p(x_n, z_n) as a function z (S, N, D) -> (S, N): what every estimator and :func:`vilib.fit.fit` take."""
         return DataLogJoint(self.decoder, x)
 
     def elbo(self, x: Tensor, eps: Tensor, estimator: Estimator | None = None) -> Tensor:
@@ -71,7 +73,7 @@ class VAE(nn.Module):
         return with_model_gradient(estimator or analytic_kl)(self.log_joint(x), self.encode(x), eps)
 
     def check(self, data: Tensor) -> Gaussian:
-        """q of the first two data, once everything about them fits; otherwise ShapeError or VilibError say what does not."""
+        """q of the first two data, if all of the data fit; otherwise ShapeError or VilibError say what does not."""
         if not isinstance(data, Tensor) or data.ndim < 2:
             raise ShapeError(f"data: expected a tensor (N, P), a row each datum, got {_described(data)}.")
         if not data.numel():
@@ -93,9 +95,10 @@ class VAE(nn.Module):
                 q = self.encode(some)
             except RuntimeError as error:
                 raise ShapeError(
-                    f"data: the encoder cannot take rows of shape {tuple(data.shape[1:])}. torch says: {str(error).splitlines()[0]}"
+                    f"data: the encoder cannot take rows of shape {tuple(data.shape[1:])}. "
+                    f"torch says: {str(error).splitlines()[0]}"
                 ) from error
-            evaluate(self.log_joint(some), q.sample(torch.zeros((1, len(some), q.dim), dtype=data.dtype, device=data.device)))
+            evaluate(self.log_joint(some), q.sample(data.new_zeros((1, len(some), q.dim))))
         return q
 
 
@@ -105,6 +108,7 @@ class DataLogJoint:
 
     decoder: with ``log_prob(x, z)``.  x: (N, ...).
 
+    >>> from vilib import GaussianDecoder
     >>> decoder = GaussianDecoder(nn.Identity())
     >>> DataLogJoint(decoder, torch.zeros(4, 2))(torch.zeros(1, 4, 2))[0, 0].item()         # −½ log 2π, four times
     -3.67575...
@@ -151,10 +155,11 @@ def kl_to_standard_normal(q: Gaussian) -> Tensor:
 def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float = 1.0) -> Tensor:
     """E_ε[log p_θ(x | T_λ(ε))] − KL(q ‖ N(0, I)), the KL in closed form: reconstruction minus regularisation, (N).
 
-    An estimator like those of :mod:`vilib.estimators`, for a log joint that has ``log_likelihood`` and the prior N(0, I).
+    An estimator like those of :mod:`vilib.estimators`, for a log joint with ``log_likelihood`` and the prior N(0, I).
     Its gradient is the pathwise one.  beta weighs the KL (Higgins et al. 2017); the value is an ELBO at 1 only.
 
     >>> q, eps = MeanFieldGaussian(torch.zeros(1, 1), torch.zeros(1, 1)), torch.zeros(2, 1, 1)
+    >>> from vilib import GaussianDecoder
     >>> decoder = GaussianDecoder(nn.Identity(), learn_scale=False)
     >>> analytic_kl(DataLogJoint(decoder, torch.zeros(1, 1)), q, eps)                      # −½ log 2π − 0
     tensor([-0.9189])
@@ -169,8 +174,9 @@ def with_model_gradient(estimator: Estimator) -> Estimator:
     """The same estimator, which now differentiates in θ as well: ∇_θ ELBO = E_q[∇_θ log p_θ(x, z)].
 
     q does not depend on θ, so this gradient goes inside the expectation whatever the estimator does for λ.  A pathwise
-    estimator has it already.  One by the score function uses log p_θ as a plain number, so the mean of log p_θ over its own draws is
-    added, with the value zero.  The two are told apart by the draws: those of a path move with λ, the others are plain numbers.
+    estimator has it already.  One by the score function uses log p_θ as a plain number, so the mean of log p_θ over
+    its own draws is added, with the value zero.  The two are told apart by the draws: those of a path move with λ, the
+    others are plain numbers.
 
     >>> from vilib import score_function
     >>> theta, q = torch.ones(1, requires_grad=True), MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
@@ -208,104 +214,7 @@ class _Watched:
         return getattr(self.log_joint, name)
 
 
-# ---- encoders and decoders ------------------------------------------------------------------------------------------
-
-
-class Encoder(nn.Module):
-    """λ_n = body(x_n), read as a member of ``family``: x (N, ...) -> q with R = N.
-
-    body: any module, x (N, ...) -> (N, P), P = family.num_parameters.  family: any member, for its kind and its D.
-    Raises ShapeError when the body's output has another shape.
-
-    >>> family = MeanFieldGaussian(torch.zeros(2), torch.zeros(2))
-    >>> Encoder(mlp([3, 4], generator=torch.Generator().manual_seed(0)), family)(torch.zeros(5, 3)).batch_shape
-    torch.Size([5])
-    """
-
-    def __init__(self, body: nn.Module, family: Gaussian):
-        super().__init__()
-        self.body, self.family = body, family
-
-    def forward(self, x: Tensor) -> Gaussian:
-        """q(z | x_n), R = N."""
-        vector = self.body(x)
-        if vector.shape != (len(x), self.family.num_parameters):
-            raise ShapeError(
-                f"encoder: its body returned {tuple(vector.shape)}; a {type(self.family).__name__} of D = {self.family.dim} "
-                f"takes (N, {self.family.num_parameters}) = ({len(x)}, {self.family.num_parameters})."
-            )
-        return self.family.with_vector(vector)
-
-
-class BernoulliDecoder(nn.Module):
-    """p(x | z) = Π_p s_p^{x_p} (1 − s_p)^{1 − x_p}, with logit s = body(z).
-
-    body: any module, z (..., D) -> logits (..., P).  x is 0 or 1.  A grey value between them is taken too, as most do, but
-    then p(x | z) does not sum to one over x, and log p(x) is no log probability.
-
-    >>> BernoulliDecoder(nn.Identity()).log_prob(torch.ones(1, 2), torch.zeros(3, 1, 2))[0]         # 2 log ½
-    tensor([-1.3863])
-    """
-
-    def __init__(self, body: nn.Module):
-        super().__init__()
-        self.body = body
-
-    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x_n | z_n): x (N, P), z (S, *R, N, D) -> (S, *R, N), in nats.  z (S, 1, D) serves all data: (S, N)."""
-        logits = _decoded(self.body, x, z)
-        return _inner(logits, x, z.ndim) - softplus(logits).flatten(z.ndim - 1).sum(-1)
-
-    def mean(self, z: Tensor) -> Tensor:
-        """s = E[x | z], z (..., D) -> (..., P)."""
-        return torch.sigmoid(self.body(z))
-
-    def sample(self, z: Tensor, *, generator: torch.Generator) -> Tensor:
-        """One x for each z, (..., P), each entry 0 or 1.  Raises MissingGenerator, GeneratorDeviceError."""
-        return torch.bernoulli(self.mean(z), generator=check_generator(generator, z.device))
-
-    def check_data(self, x: Tensor) -> None:
-        """Raise VilibError if a value lies outside [0, 1]."""
-        low, high = (bound.item() for bound in x.aminmax())
-        if low < 0 or high > 1:
-            raise VilibError(f"data: a BernoulliDecoder takes values in [0, 1], got [{low:g}, {high:g}]. Rescale them.")
-
-
-class GaussianDecoder(nn.Module):
-    """p(x | z) = N(x | body(z), σ² I), σ = exp(log_scale), learnt with the rest or fixed.
-
-    body: any module, z (..., D) -> means (..., P).  log_scale: log σ, a number, or a tensor that broadcasts to (P).
-
-    >>> GaussianDecoder(nn.Identity(), learn_scale=False).log_prob(torch.ones(1, 2), torch.zeros(1, 1, 2))             # −log 2π − ½ (1 + 1)
-    tensor([[-2.8379]])
-    """
-
-    def __init__(self, body: nn.Module, log_scale: float | Tensor = 0.0, learn_scale: bool = True):
-        super().__init__()
-        self.body = body
-        like = next(body.parameters(), torch.empty(0))
-        log_scale = torch.as_tensor(log_scale, dtype=like.dtype, device=like.device).clone()
-        self.log_scale = nn.Parameter(log_scale, requires_grad=learn_scale)
-
-    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x_n | z_n): x (N, P), z (S, *R, N, D) -> (S, *R, N), in nats.  z (S, 1, D) serves all data: (S, N)."""
-        mean, precision = _decoded(self.body, x, z), (-2 * self.log_scale).exp()
-        if _one_for_all(mean, x, z.ndim):                          # ‖x − m‖² = ‖x‖² − 2 x·m + ‖m‖²
-            squares = (precision * x.square()).flatten(1).sum(-1) - 2 * _inner(precision * mean, x, z.ndim)
-            squares = squares + (precision * mean.square()).flatten(z.ndim - 1).sum(-1)
-        else:
-            squares = (precision * (x - mean).square()).flatten(z.ndim - 1).sum(-1)
-        return -0.5 * (squares + math.prod(x.shape[1:]) * LOG_2PI) - self.log_scale.expand(x.shape[1:]).sum()
-
-    def mean(self, z: Tensor) -> Tensor:
-        """E[x | z], z (..., D) -> (..., P)."""
-        return self.body(z)
-
-    def sample(self, z: Tensor, *, generator: torch.Generator) -> Tensor:
-        """One x for each z, (..., P).  Raises MissingGenerator, GeneratorDeviceError."""
-        mean = self.mean(z)
-        noise = torch.randn(mean.shape, generator=check_generator(generator, z.device), dtype=mean.dtype, device=mean.device)
-        return mean + self.log_scale.exp() * noise
+# ---- a small one, ready made ----------------------------------------------------------------------------------------
 
 
 def mlp_vae(
@@ -324,60 +233,6 @@ def mlp_vae(
     encoder = mlp([*widths, 2 * num_latent], generator=generator, dtype=dtype)
     decode = mlp([num_latent, *reversed(widths)], generator=generator, dtype=dtype)
     return VAE(Encoder(encoder, MeanFieldGaussian(torch.zeros(num_latent), torch.zeros(num_latent))), decoder(decode))
-
-
-def mlp(
-    widths: Sequence[int], *, generator: torch.Generator, activation: type[nn.Module] = nn.Tanh,
-    dtype: torch.dtype = torch.float32,
-) -> nn.Sequential:
-    """Linear layers from widths[0] to widths[-1], an activation between each two; (..., widths[0]) -> (..., widths[-1]).
-
-    The first weights and biases are uniform on ±1/√inputs, as torch's own, but drawn from ``generator`` and on its device.
-    Raises MissingGenerator, ShapeError (fewer than two widths).
-
-    >>> mlp([3, 8, 2], generator=torch.Generator().manual_seed(0))(torch.zeros(5, 3)).shape
-    torch.Size([5, 2])
-    """
-    if len(widths) < 2 or min(widths) < 1:
-        raise ShapeError(f"widths: at least the number of inputs and of outputs, each 1 or more, got {list(widths)}.")
-    device = check_generator(generator).device
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:]):
-        layer = _Linear(inputs, outputs, device=device, dtype=dtype)
-        for parameter in layer.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
-        layers += [layer, activation()]
-    return nn.Sequential(*layers[:-1])
-
-
-class _Linear(nn.Linear):
-    """torch's own, without the first weights that it draws from the global seed."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-def _decoded(body: nn.Module, x: Tensor, z: Tensor) -> Tensor:
-    """body(z), (S, *R, N, *event), of a shape that fits x (N, *event)."""
-    decoded, expected = body(z), (*z.shape[:-1], *x.shape[1:])
-    if decoded.shape != expected:
-        raise ShapeError(
-            f"decoder: for z of shape {tuple(z.shape)} and x of shape {tuple(x.shape)} its body should return {expected}, "
-            f"got {tuple(decoded.shape)}. Its last axis counts the entries of one x."
-        )
-    return decoded
-
-
-def _one_for_all(decoded: Tensor, x: Tensor, z_ndim: int) -> bool:
-    """True for z (S, *R, 1, D) and several data: each z serves them all, as the nodes of a quadrature do."""
-    return decoded.shape[z_ndim - 2] == 1 and len(x) > 1
-
-
-def _inner(decoded: Tensor, x: Tensor, z_ndim: int) -> Tensor:
-    """Σ_p decoded_p x_p, (S, *R, N); one matrix product where one z serves all data."""
-    if _one_for_all(decoded, x, z_ndim):
-        return (decoded.flatten(z_ndim - 1) @ x.flatten(1).mT).squeeze(-2)
-    return (decoded * x).flatten(z_ndim - 1).sum(-1)
 
 
 def _described(value) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 def counted(num_steps: int, unit: str, progress: bool | None = None, patience: float = 2.0) -> Iterator[int]:
     """0, 1, …, num_steps − 1, with a bar by tqdm.
 
-    progress: True for a bar at once, False for none, None for one only if ``patience`` seconds have passed and steps are left
-    (and only where tqdm is installed).  unit: what one step is called.
+    progress: True for a bar at once, False for none, None for one only if ``patience`` seconds have passed and steps
+    are left (and only where tqdm is installed).  unit: what one step is called.
 
     >>> list(counted(3, "epoch", progress=False))
     [0, 1, 2]

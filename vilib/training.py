@@ -21,8 +21,9 @@ from vilib.types import Estimator, Noise, VilibError, check_generator
 class Training:
     """How a training went.
 
-    elbo: (num_epochs,), float64, the mean over the data of the noisy ELBO estimates of each epoch, in nats a datum; taken on the way, so
-    each minibatch at the parameters of its own step.  seconds: (num_epochs,), float64, the time that each epoch took.
+    elbo: (num_epochs,), float64, the mean over the data of the noisy ELBO estimates of each epoch, in nats a datum;
+    taken on the way, so each minibatch at the parameters of its own step.  seconds: (num_epochs,), float64, the time
+    that each epoch took.
     """
 
     elbo: Tensor
@@ -30,24 +31,27 @@ class Training:
 
 
 def train(
-    vae: VAE, data: Tensor, *, num_epochs: int, batch_size: int, optimizer: Optimizer | Callable, generator: torch.Generator,
-    estimator: Estimator = analytic_kl, num_samples: int = 1, noise: Noise = normal, progress: bool | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
+    vae: VAE, data: Tensor, *, num_epochs: int, batch_size: int, optimizer: Optimizer | Callable,
+    generator: torch.Generator, estimator: Estimator = analytic_kl, num_samples: int = 1, noise: Noise = normal,
+    progress: bool | None = None, on_epoch: Callable[[int, float], None] | None = None,
 ) -> Training:
     """Climb the mean ELBO per datum in φ and θ together; ``vae`` is changed in place.
 
-    Each epoch shuffles the data and takes one step for each minibatch of ``batch_size`` rows, the last one perhaps smaller.  The mean
-    over a minibatch is an unbiased estimate of the mean over the data; times N it is the bound on log p(data), so that a
-    step size means the same for every N.  Parameters with ``requires_grad`` False stay as they are.
+    Each epoch shuffles the data and takes one step for each minibatch of ``batch_size`` rows, the last one perhaps
+    smaller.  The mean over a minibatch is an unbiased estimate of the mean over the data; times N it is the bound on
+    log p(data), so that a step size means the same for every N.  Parameters with ``requires_grad`` False stay as they
+    are.
 
-    data: (N, ...), of the dtype and on the device of the parameters.  estimator: :func:`vilib.amortized.analytic_kl`, or any of
-    :mod:`vilib.estimators` and :mod:`vilib.iwae`, with ``num_samples`` draws a datum.
-    optimizer: one of :mod:`vilib.fit`, which works on all parameters as one vector, or a ``torch.optim`` factory such as
-    ``lambda params: torch.optim.Adam(params, lr=1e-3)``.
-    progress: a bar, see :func:`vilib.progress.counted`.  on_epoch: called with the epoch, 0, 1, …, and its ELBO when it is over.
+    data: (N, ...), of the dtype and on the device of the parameters.
+    estimator: :func:`vilib.amortized.analytic_kl`, or any of :mod:`vilib.estimators` and :mod:`vilib.iwae`, with
+    ``num_samples`` draws a datum.
+    optimizer: one of :mod:`vilib.fit`, which works on all parameters as one vector, or a ``torch.optim`` factory such
+    as ``lambda params: torch.optim.Adam(params, lr=1e-3)``.
+    progress: a bar, see :func:`vilib.progress.counted`.  on_epoch: called with the epoch, 0, 1, …, and its ELBO when
+    it is over.
 
-    Raises ShapeError and VilibError for data or modules that do not fit, MissingGenerator, GeneratorDeviceError, DependentDraws,
-    NonFiniteLogJoint when the training runs away, and what the estimator raises.
+    Raises ShapeError and VilibError for data or modules that do not fit, MissingGenerator, GeneratorDeviceError,
+    DependentDraws, NonFiniteLogJoint when the training runs away, and what the estimator raises.
 
     >>> from vilib import adam, digits, mlp_vae
     >>> generator = torch.Generator().manual_seed(0)
@@ -58,7 +62,8 @@ def train(
     """
     if num_epochs < 0 or batch_size < 1 or num_samples < 1:
         raise VilibError(
-            f"num_epochs at least 0, batch_size and num_samples at least 1, got {num_epochs}, {batch_size} and {num_samples}."
+            "num_epochs at least 0, batch_size and num_samples at least 1, "
+            f"got {num_epochs}, {batch_size} and {num_samples}."
         )
     dim = vae.check(data).dim
     check_generator(generator, data.device)
@@ -123,7 +128,7 @@ def _climber(optimizer: Optimizer | Callable, parameters: Sequence[Tensor]) -> I
 
 @contextmanager
 def _one_vector(parameters: Sequence[Tensor]) -> Iterator[Tensor]:
-    """All parameters as views of one vector, so that a step is one addition; afterwards each has its own memory again."""
+    """All parameters as views of one vector: a step is one addition.  Afterwards each has its own memory again."""
     vector = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     homes = [parameter.data for parameter in parameters]
     for parameter, piece in zip(parameters, vector.split([home.numel() for home in homes])):

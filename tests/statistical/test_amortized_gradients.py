@@ -1,19 +1,19 @@
 """The gradients of a VAE in φ and in θ, and of the importance-weighted bound, have the mean that quadrature says.
 
-Replicates of a gradient in a module's parameters: each datum has parameters of its own, all equal, so the gradient of the summed
-value is one independent gradient a datum.
+Replicates of a gradient in a module's parameters: each datum has parameters of its own, all equal, so the gradient of
+the summed value is one independent gradient a datum.
 """
 
 import pytest
 import torch
-from helpers import ESTIMATORS, gaussian, seeded
+from helpers import ESTIMATORS, FAMILIES, gaussian, seeded
 from statistical.ztest import assert_mean, assert_unbiased
 from test_iwae import exact_bound
 from torch import nn
 
 from vilib import (
-    VAE, BernoulliDecoder, MeanFieldGaussian, analytic_kl, doubly_reparameterized, exact_elbo, iwae, logistic_one_coefficient,
-    normal,
+    VAE, BernoulliDecoder, MeanFieldGaussian, analytic_kl, doubly_reparameterized, exact_elbo, expected_log_prior, iwae,
+    kl_to_standard_normal, logistic_one_coefficient, normal,
 )
 
 pytestmark = pytest.mark.statistical
@@ -83,6 +83,19 @@ def test_mutants_of_the_model_gradient_are_caught():
     for mutant in (twice, without_kl):
         with pytest.raises(AssertionError):
             assert_mean(estimates(mutant)[1], gradient)
+
+
+# ---- the closed-form terms ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_closed_form_terms_are_their_monte_carlo_means(family):
+    q = FAMILIES[family](3, dim=5)
+    z = q.transform(normal(20_000, (3,), 5, generator=seeded(), dtype=torch.float64))
+    log_prior, log_q = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1), q.log_prob(z)
+    assert_mean(log_prior, expected_log_prior(q), "E log p(z)")
+    assert_mean(-log_q, q.entropy(), "−E log q(z)")
+    assert_mean(log_q - log_prior, kl_to_standard_normal(q), "KL")
 
 
 # ---- the importance-weighted bound ----------------------------------------------------------------------------------
