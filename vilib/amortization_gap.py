@@ -74,8 +74,8 @@ def amortization_gap(
     for D = 1, 10 for D = 2), log p(x) by :func:`data_log_evidence`, and the best q on the way up is kept, so the
     amortisation gap is never negative.
     D > 2: needs ``generator``.  The climb uses sticking the landing with ``num_samples`` draws a step; both ELBOs are
-    means over the same ``num_importance`` fresh draws, and log p(x) is replaced by the IWAE bound of that many draws
-    from q*, which lies below it.
+    means over the same ``num_importance`` fresh draws, so a gap near zero may come out just below it, and log p(x) is
+    replaced by the IWAE bound of that many draws from q*, which lies below it.
 
     num_steps, optimizer: of the climb; by default Adam, its step falling from 0.05 to 0.
     Raises MissingGenerator (D > 2), what :func:`data_log_evidence` raises, and VilibError and ShapeError for data that
@@ -111,7 +111,8 @@ def amortization_gap(
 
 
 def _best_on_the_way(climbed: Fit) -> tuple[Gaussian, Tensor]:
-    best_elbo, row = climbed.elbo.nan_to_num(-math.inf).max(0)             # nan marks the steps after a failure
+    recorded = torch.where(climbed.elbo.isnan(), -math.inf, climbed.elbo)      # nan marks the steps after a failure
+    best_elbo, row = recorded.max(0)
     return climbed.family.with_vector(climbed.path[row, torch.arange(len(row), device=row.device)]), best_elbo
 
 
