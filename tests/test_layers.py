@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "supports", "discrete"], ["models"], ["quadrature", "control_variates", "divergences"],
-    ["estimators"], ["draws"], ["fit", "nested", "replicates", "diagnostics"], ["slips", "climb"], ["checking", "starts"], ["examples"],
-    ["advi"], ["explorables"], ["book"],
+    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
+    ["quadrature", "control_variates", "divergences", "networks"], ["estimators"], ["draws", "iwae", "amortized"],
+    ["fit", "nested", "replicates", "diagnostics"], ["training", "amortization_gap"], ["linear_vae"], ["slips", "climb"],
+    ["checking", "starts"], ["examples"], ["advi"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

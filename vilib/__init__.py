@@ -5,11 +5,16 @@ of it keeps stands at the top of ``types.py``.
 """
 
 from vilib.advi import Posterior, advi
+from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_evidence
+from vilib.amortized import (
+    VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
+)
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,
 )
+from vilib.datasets import digits
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.divergences import (
@@ -28,8 +33,11 @@ from vilib.examples import (
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
+from vilib.iwae import doubly_reparameterized, iwae
+from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
+from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
 from vilib.noise import antithetic, normal, sobol
 from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
@@ -37,6 +45,7 @@ from vilib.quadrature import (
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
+from vilib.training import Training, train
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
     NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
@@ -70,6 +79,11 @@ __all__ = [
     "advi", "Posterior",
     # how good is a q?
     "elbo_estimate", "log_weights", "pareto_k", "pareto_k_of",
+    # amortised inference
+    "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
+    "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
+    "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
+    "ppca", "PPCA", "LinearVAE", "digits",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
