@@ -276,7 +276,7 @@ def test_a_power_climbs_the_tempered_objective():
     {"estimator": pathwise}, {"estimator": leave_one_out, "num_samples": 128}, {"noise": antithetic},
     {"schedule": robbins_monro(0.7, 200)}, {"optimizer": rmsprop, "step_size": 0.02}, {"optimizer": adagrad, "step_size": 0.2},
     {"optimizer": sgd}, {"optimizer": lambda rate, schedule: lambda params: torch.optim.Adam(params, lr=rate)}, {"dtype": torch.float32},
-], ids=lambda options: ", ".join(options) + str(options.get("estimator", "")))
+], ids=lambda options: ", ".join(options) + getattr(options.get("estimator"), "__name__", ""))
 def test_estimators_noises_optimisers_and_schedules_arrive(options):
     found = advi(coin(), generator=seeded(), **options)
     assert found.converged and found.q.mean.item() == pytest.approx(0.138, abs=0.05) and found.q.stddev.item() == pytest.approx(0.372, rel=0.1)

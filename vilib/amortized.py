@@ -204,8 +204,11 @@ class _Watched:
         self.log_joint, self.plain = log_joint, []
 
     def __call__(self, z: Tensor) -> Tensor:
-        log_p = self.log_joint(z)
-        if z.requires_grad or not isinstance(log_p, Tensor):
+        if z.requires_grad:
+            return self.log_joint(z)
+        with torch.enable_grad():                                # an estimator may want plain numbers; θ wants more
+            log_p = self.log_joint(z)
+        if not isinstance(log_p, Tensor):
             return log_p
         self.plain.append(log_p)
         return log_p.detach()
