@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, mse_loss
 
 from problems import LOG_2PI, Problem
 
@@ -23,17 +23,19 @@ def linear(problem: Problem, dtype: torch.dtype = torch.float32):
     xt, constant = x.mT.contiguous(), 0.5 * (len(y) + problem.dim) * LOG_2PI
 
     def log_joint(z: Tensor) -> Tensor:
-        return -0.5 * ((y - z @ xt).square().sum(-1) + z.square().sum(-1)) - constant
+        prediction = z @ xt
+        errors = mse_loss(prediction, y.expand_as(prediction), reduction="none")            # the squares, one pass forward, one back
+        return -0.5 * (errors.sum(-1) + z.square().sum(-1)) - constant
 
     return log_joint
 
 
 def logistic(problem: Problem, dtype: torch.dtype = torch.float32):
     x, y = _tensors(problem, dtype)
-    xt, xty, constant = x.mT.contiguous(), y @ x, 0.5 * problem.dim * LOG_2PI
+    signed, constant = (x * (2 * y - 1).unsqueeze(-1)).mT.contiguous(), 0.5 * problem.dim * LOG_2PI
 
     def log_joint(z: Tensor) -> Tensor:
-        return z @ xty - softplus(z @ xt).sum(-1) - 0.5 * z.square().sum(-1) - constant
+        return logsigmoid(z @ signed).sum(-1) - 0.5 * z.square().sum(-1) - constant         # p(y | z) = sigmoid(±z x)
 
     return log_joint
 
@@ -41,13 +43,16 @@ def logistic(problem: Problem, dtype: torch.dtype = torch.float32):
 def eight_schools(problem: Problem, dtype: torch.dtype = torch.float32):
     y, sigma = _tensors(problem, dtype)
     constant = math.log(2 / (5 * math.pi)) - math.log(5.0) - 8.5 * LOG_2PI - float(sigma.log().sum())
+    y_scaled, precision = y / sigma, 1 / sigma
+    of_normals = torch.tensor([1 / 25, 0.0] + 8 * [1.0], dtype=dtype)               # 1/variance of mu and of the offsets
 
     def log_joint(z: Tensor) -> Tensor:
         mu, log_tau, offsets = z.split([1, 1, 8], -1)
         tau = log_tau.exp()
-        misfit = ((y - mu - tau * offsets) / sigma).square() + offsets.square()
-        prior = log_tau - 0.5 * (mu / 5).square() - (tau / 5).square().log1p()
-        return prior.squeeze(-1) - 0.5 * misfit.sum(-1) + constant
+        residual = y_scaled - (mu + tau * offsets) * precision
+        prior = log_tau - (tau / 5).square().log1p()
+        squares = torch.linalg.vecdot(residual, residual) + z.square() @ of_normals
+        return prior.squeeze(-1) - 0.5 * squares + constant
 
     return log_joint
 

@@ -144,6 +144,17 @@ class MeanFieldGaussian(_Gaussian):
         return self._by_kind(coordinates, lambda d: grad_z[..., d],
                              lambda d: grad_z[..., d] * eps[..., d] * self.omega[..., d].exp())
 
+    def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+        """:meth:`pullback` summed over the S draws, (*R, P)."""
+        return self._by_kind(coordinates, lambda d: grad_z[..., d].sum(0),
+                             lambda d: (grad_z[..., d] * eps[..., d]).sum(0) * self.omega[..., d].exp())
+
+    def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""
+        weighted = weight.unsqueeze(-1) * eps
+        by_omega = (weighted * eps).sum(0) - weight.sum(0).unsqueeze(-1)
+        return torch.cat([weighted.sum(0) * (-self.omega).exp(), by_omega], -1)
+
     def grad_log_prob_at(self, eps: Tensor) -> Tensor:
         """∇_z log q at z = T_λ(ε): −ε/σ."""
         return -eps * (-self.omega).exp()
@@ -236,6 +247,18 @@ class FullRankGaussian(_Gaussian):
     def pullback(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """(∂z/∂λ)ᵀ g along the path z = μ + L ε, (S, *R, P): g for μ and g εᵀ for L.  (eq:pathwise)"""
         return self._pack(grad_z, self._to_raw(grad_z.unsqueeze(-1) * eps.unsqueeze(-2)), coordinates)
+
+    def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+        """:meth:`pullback` summed over the S draws, (*R, P): Σ g for μ and Σ g εᵀ for L."""
+        by_tril = torch.einsum("s...i,s...j->...ij", grad_z, eps)
+        return self._pack(grad_z.sum(0), self._to_raw(by_tril), coordinates)
+
+    def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""
+        a = _apply(self.inverse_tril.mT, eps) * weight.unsqueeze(-1)
+        by_tril = self._to_raw(torch.einsum("s...i,s...j->...ij", a, eps))
+        ones = torch.eye(self.dim, dtype=eps.dtype, device=eps.device) * weight.sum(0)[..., None, None]
+        return self._pack(a.sum(0), by_tril - ones, None)
 
     def grad_log_prob_at(self, eps: Tensor) -> Tensor:
         """∇_z log q at z = T_λ(ε): −L⁻ᵀε."""
