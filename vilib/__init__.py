@@ -25,6 +25,7 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.tables import Table, tabulate
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
     NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
@@ -46,7 +47,7 @@ __all__ = [
     "constant_baseline", "other_half_mean", "leave_one_out_mean", "cross_fitted_coefficient",
     # many gradients
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
-    "nested_gradients", "nested_study", "gradient_from_draws",
+    "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
     # exact answers

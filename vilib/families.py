@@ -135,19 +135,19 @@ class MeanFieldGaussian(_Gaussian):
         """
         return self._by_kind(
             coordinates,
-            lambda d: eps[..., d] * (-self.omega[..., d]).exp(),     # μ
-            lambda d: eps[..., d].square() - 1,                      # ω
+            lambda at: at(eps) * (-at(self.omega)).exp(),     # μ
+            lambda at: at(eps).square() - 1,                  # ω
         )
 
     def pullback(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """(∂z/∂λ)ᵀ g along the path z = T_λ(ε), (S, *R, P): g for μ and g σ ε for ω.  (eq:pathwise)"""
-        return self._by_kind(coordinates, lambda d: grad_z[..., d],
-                             lambda d: grad_z[..., d] * eps[..., d] * self.omega[..., d].exp())
+        return self._by_kind(coordinates, lambda at: at(grad_z),
+                             lambda at: at(grad_z) * at(eps) * at(self.omega).exp())
 
     def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """:meth:`pullback` summed over the S draws, (*R, P)."""
-        return self._by_kind(coordinates, lambda d: grad_z[..., d].sum(0),
-                             lambda d: (grad_z[..., d] * eps[..., d]).sum(0) * self.omega[..., d].exp())
+        return self._by_kind(coordinates, lambda at: at(grad_z).sum(0),
+                             lambda at: (at(grad_z) * at(eps)).sum(0) * at(self.omega).exp())
 
     def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
         """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""
@@ -161,8 +161,8 @@ class MeanFieldGaussian(_Gaussian):
 
     def score_variance(self, coordinates: Sequence[int] | None = None) -> Tensor:
         """Var_q of each coordinate of the score, (*R, P): 1/σ² for μ and 2 for ω.  (eq:score-variance)"""
-        return self._by_kind(coordinates, lambda d: (-2 * self.omega[..., d]).exp(),
-                             lambda d: torch.full_like(self.omega[..., d], 2.0))
+        return self._by_kind(coordinates, lambda at: (-2 * at(self.omega)).exp(),
+                             lambda at: torch.full_like(at(self.omega), 2.0))
 
     def entropy_gradient(self) -> Tensor:
         """∇_λ H, (*R, P): 0 for μ, 1 for ω.  (eq:analytic-entropy)"""
@@ -182,10 +182,11 @@ class MeanFieldGaussian(_Gaussian):
         return tuple(f"{name}[{d}]" for name in ("mu", "omega") for d in range(self.dim))
 
     def _by_kind(self, coordinates, of_mu, of_omega) -> Tensor:
+        """of_mu(at) and of_omega(at) side by side, ``at(x)`` being the coordinates of x (..., D) that are wanted."""
         if coordinates is None:
-            return torch.cat([of_mu(slice(None)), of_omega(slice(None))], -1)
+            return torch.cat([of_mu(lambda x: x), of_omega(lambda x: x)], -1)
         split = [(of_mu, c) if c < self.dim else (of_omega, c - self.dim) for c in coordinates]
-        return torch.stack([part(d) for part, d in split], -1)
+        return torch.stack([part(lambda x, d=d: x[..., d]) for part, d in split], -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,6 +139,10 @@ def evaluate(log_joint: LogJoint, z: Tensor) -> Tensor:
 def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     """log p(x, z) (S, *R), checked, and its sum."""
     log_p = log_joint(z)
+    return log_p, _checked_sum(log_joint, z, log_p)
+
+
+def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor) -> Tensor:
     if not isinstance(log_p, Tensor) or log_p.shape != z.shape[:-1]:
         got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
         raise NonScalarLogJoint(
@@ -150,19 +154,24 @@ def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
         good = torch.isfinite(log_p)
         if not good.all():
             raise _non_finite(log_joint, z, log_p, good)
-    return log_p, total
+    return total
 
 
 def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     """log p(x, z) (S, *R) and its gradient in z (S, *R, D), as plain numbers.
 
-    By autograd, or by ``log_joint.slope(z)`` where the log joint brings its own derivative, as the book's examples do.
+    By autograd, or by ``log_joint.slope(z)`` where the log joint brings its own derivative, as the book's examples do, or by
+    ``log_joint.value_and_slope(z)`` where it makes both at once, as a table does.
 
     >>> value_and_slope(lambda z: -z.square().sum(-1), torch.ones(2, 1))[1]
     tensor([[-2.],
             [-2.]])
     """
-    slope = getattr(log_joint, "slope", None)
+    both, slope = getattr(log_joint, "value_and_slope", None), getattr(log_joint, "slope", None)
+    if both is not None:
+        log_p, grad_z = both(z)
+        _checked_sum(log_joint, z, log_p)
+        return log_p, grad_z
     if slope is not None:
         return evaluate(log_joint, z), slope(z)
     if z.numel() < _SMALL or len(z) == 1 or z.device.type != "cpu":

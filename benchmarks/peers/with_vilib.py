@@ -41,7 +41,7 @@ def slider(problem: dict, num_samples: int, num_replicates: int, q: list, fresh_
     problem = problems.make(**problem)
     log_joint, q = vilib_models.log_joint(problem), MeanFieldGaussian(*torch.tensor(q))
     if tabulated:
-        log_joint = vilib.tabulate(log_joint, -12.0, 12.0)
+        log_joint = vilib.tabulate(vilib_models.log_joint(problem, torch.float64), -12.0, 12.0)
     draw = lambda seed: vilib.normal(num_samples, (num_replicates,), 1, generator=_generator(seed))  # noqa: E731
     kept = draw(0)
 
