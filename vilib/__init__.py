@@ -4,8 +4,13 @@ Numbers flow one way: model and family → estimator → fit or replicates.  Sta
 of it keeps stands at the top of ``types.py``.
 """
 
+from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_evidence
+from vilib.amortized import (
+    VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
+)
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
+from vilib.datasets import digits
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, score_function, score_function_expectation,
@@ -17,8 +22,11 @@ from vilib.examples import (
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
+from vilib.iwae import doubly_reparameterized, iwae
+from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
+from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
 from vilib.noise import antithetic, normal, sobol
 from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
@@ -26,6 +34,7 @@ from vilib.quadrature import (
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.tables import Table, tabulate
+from vilib.training import Training, train
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
     NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
@@ -50,6 +59,11 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    # amortised inference
+    "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
+    "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
+    "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
+    "ppca", "PPCA", "LinearVAE", "digits",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
