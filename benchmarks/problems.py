@@ -90,8 +90,8 @@ def elbo(problem: Problem, mean: np.ndarray, sd: np.ndarray, num_samples: int = 
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 8 × 8 digits of scikit-learn, a pixel black or white: (1797, 64) of zeros and ones, and what they show (1797,)."""
+    """The first 1,792 = 14 × 128 of scikit-learn's 8 × 8 digits, a pixel black or white: (1792, 64) of zeros and ones, and labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return (images >= 8).astype(np.float32), labels
+    return (images[:1792] >= 8).astype(np.float32), labels[:1792]

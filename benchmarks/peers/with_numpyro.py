@@ -12,8 +12,9 @@ sys.path[:0] = PATHS
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Normal
-from numpyro.infer import SVI, Trace_ELBO
+from jax.example_libraries import stax
+from numpyro.distributions import Bernoulli, Normal
+from numpyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.initialization import init_to_value
 from numpyro.optim import Adam
@@ -133,12 +134,52 @@ def study_by_hand(problem: dict, num_samples: int, num_replicates: int, q: list)
     return call, lambda made: {"pathwise": _moments(np.concatenate(made, -1))}
 
 
+def autoencoder(num_epochs: int, batch_size: int, hidden: int, step_size: float):
+    """J5 by SVI and TraceMeanField_ELBO; an epoch is one compiled lax.scan over its batches."""
+    images = jnp.asarray(problems.digits()[0])
+    encode = stax.serial(stax.Dense(hidden), stax.Tanh, stax.Dense(4))
+    decode = stax.serial(stax.Dense(hidden), stax.Tanh, stax.Dense(64))
+
+    def model(x):
+        decoder = numpyro.module("decoder", decode, (batch_size, 2))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", Normal(jnp.zeros((len(x), 2)), 1.0).to_event(1))
+            numpyro.sample("x", Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        encoder = numpyro.module("encoder", encode, (batch_size, 64))
+        with numpyro.plate("data", len(x)):
+            mu, omega = jnp.split(encoder(x), 2, -1)
+            numpyro.sample("z", Normal(mu, jnp.exp(omega)).to_event(1))
+
+    svi = SVI(model, guide, Adam(step_size), TraceMeanField_ELBO())
+
+    @jax.jit
+    def epoch(state, key):
+        shuffled = jax.random.permutation(key, images).reshape(-1, batch_size, 64)
+        state, losses = jax.lax.scan(svi.update, state, shuffled)
+        return state, losses.sum()
+
+    begin = jax.jit(lambda key: svi.init(key, images[:batch_size]))
+
+    def call(seed):
+        keys, losses = jax.random.split(jax.random.key(seed), num_epochs + 1), []
+        state = begin(keys[0])
+        for key in keys[1:]:
+            state, loss = epoch(state, key)
+            losses.append(loss)
+        return jax.block_until_ready(losses)
+
+    return call, lambda made: {"elbo": -float(sum(made[-3:])) / 3 / len(images)}
+
+
 def _moments(gradients):
     gradients = gradients.astype(float)
     return {"mean": gradients.mean(0).tolist(), "error": (gradients.std(0, ddof=1) / len(gradients) ** 0.5).tolist()}
 
 
-JOBS = {"study": study, "study_by_hand": study_by_hand, "fit_as_users": fit_as_users, "fit_scan": fit_scan}
+JOBS = {"study": study, "study_by_hand": study_by_hand, "fit_as_users": fit_as_users, "fit_scan": fit_scan,
+        "autoencoder": autoencoder}
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["cold"]:

@@ -71,12 +71,25 @@ def fit(problem: dict, num_samples: int, num_steps: int, step_size: float, num_f
     return call, read
 
 
+def autoencoder(num_epochs: int, batch_size: int, hidden: int, step_size: float):
+    """J5: encoder and decoder by the closed-form KL and one draw for each image."""
+    images = torch.from_numpy(problems.digits()[0])
+
+    def call(seed):
+        generator = _generator(seed)
+        vae = vilib.mlp_vae(64, 2, (hidden,), generator=generator)
+        return vilib.train(vae, images, num_epochs=num_epochs, batch_size=batch_size, optimizer=vilib.adam(step_size),
+                           generator=generator, progress=False)
+
+    return call, lambda made: {"elbo": made.elbo[-3:].mean().item()}
+
+
 def _moments(gradients: torch.Tensor) -> dict[str, list[float]]:
     variance, mean = torch.var_mean(gradients.double(), 0)
     return {"mean": mean.tolist(), "error": (variance / len(gradients)).sqrt().tolist()}
 
 
-JOBS = {"study": study, "slider": slider, "fit": fit}
+JOBS = {"study": study, "slider": slider, "fit": fit, "autoencoder": autoencoder}
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["cold"]:
