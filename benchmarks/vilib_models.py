@@ -32,10 +32,11 @@ def linear(problem: Problem, dtype: torch.dtype = torch.float32):
 
 def logistic(problem: Problem, dtype: torch.dtype = torch.float32):
     x, y = _tensors(problem, dtype)
-    signed, constant = (x * (2 * y - 1).unsqueeze(-1)).mT.contiguous(), 0.5 * problem.dim * LOG_2PI
+    signed, constant = (x * (2 * y - 1).unsqueeze(-1)).mT.contiguous(), torch.tensor(0.5 * problem.dim * LOG_2PI, dtype=dtype)
 
     def log_joint(z: Tensor) -> Tensor:
-        return logsigmoid(z @ signed).sum(-1) - 0.5 * z.square().sum(-1) - constant         # p(y | z) = sigmoid(±z x)
+        likelihood = logsigmoid(z @ signed).sum(-1)                                         # p(y | z) = sigmoid(±z x)
+        return likelihood - torch.add(constant, z.square().sum(-1), alpha=0.5)
 
     return log_joint
 

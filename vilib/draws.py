@@ -128,17 +128,17 @@ def _f(log_joint, q, eps):
 
 def _score_function(log_joint, q, eps):
     f = _f(log_joint, q, eps)
-    return f.sum(0) / len(eps), q.score_sum(eps, f) / len(eps)
+    return f.mean(0), q.score_sum(eps, f) / len(eps)
 
 
 def _with_baseline(baseline, log_joint, q, eps):
     f, score = _f(log_joint, q, eps), q.score_at(eps)
-    return f.sum(0) / len(eps), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
+    return f.mean(0), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
 
 
 def _leave_one_out(log_joint, q, eps):
     f = _f(log_joint, q, eps)
-    f_mean = f.sum(0) / len(eps)
+    f_mean = f.mean(0)
     return f_mean, q.score_sum(eps, f - f_mean) / (len(eps) - 1)                          # f − others = S/(S−1) (f − f̄)
 
 
@@ -148,18 +148,18 @@ def _optimal_coefficient(log_joint, q, eps):
 
 def _pathwise(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    return log_p.sum(0) / len(eps) + q.entropy(), q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
+    return log_p.mean(0) + q.entropy(), q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
 def _total_derivative(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    value = (log_p - q.log_prob_at(eps)).sum(0) / len(eps)
+    value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
 def _sticking_the_landing(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    value = (log_p - q.log_prob_at(eps)).sum(0) / len(eps)
+    value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z - q.grad_log_prob_at(eps)) / len(eps)
 
 

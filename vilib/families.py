@@ -122,7 +122,7 @@ class MeanFieldGaussian(_Gaussian):
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + σ ε, (S, *R, D), differentiable in λ.  (eq:reparameterisation)"""
         _check_noise(self, eps)
-        return self.mu + self.omega.exp() * eps
+        return torch.addcmul(self.mu, self.omega.exp(), eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
         """ε = (z − μ)/σ, the inverse of :meth:`transform`."""
@@ -147,7 +147,7 @@ class MeanFieldGaussian(_Gaussian):
     def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """:meth:`pullback` summed over the S draws, (*R, P)."""
         return self._by_kind(coordinates, lambda at: at(grad_z).sum(0),
-                             lambda at: (at(grad_z) * at(eps)).sum(0) * at(self.omega).exp())
+                             lambda at: torch.linalg.vecdot(at(grad_z), at(eps), dim=0) * at(self.omega).exp())
 
     def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
         """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""

@@ -222,7 +222,7 @@ def _evaluate(estimator, log_joint, family, vector, eps, out):
             return vector[..., 0], vector, out, why
         vector, eps = _ride_along(vector, eps, out)
         value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
-    if not math.isfinite(value.sum() + gradient.sum()):
+    if not math.isfinite((value.sum() + gradient.sum()).item()):
         not_finite = ~torch.isfinite(value + gradient.sum(-1))
         bad = not_finite if bad is None else bad | not_finite
         why = why or "The ELBO or its gradient is not finite: try a smaller step size, or start nearer."
