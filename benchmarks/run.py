@@ -34,7 +34,7 @@ import problems
 import table
 from worker import ONE_THREAD
 
-RESULTS, TABLE = HERE / "latest.json", HERE / "latest.md"
+RESULTS, TABLE, README = HERE / "latest.json", HERE / "latest.md", HERE.parent / "README.md"
 REPEATS = 7
 
 
@@ -102,8 +102,11 @@ def same_gradients(answers: dict, sigmas: float = 6.0) -> str:
     return f"mean gradients agree within {worst:.1f} standard errors"
 
 
-def same_elbo(problem: problems.Problem, answers: dict, tolerance: float = 0.15) -> tuple[str, dict]:
-    """Every peer's fitted q has the same ELBO within ``tolerance`` nats (the median of its fits).  Raises if not."""
+def same_elbo(problem: problems.Problem, answers: dict, tolerance: float = 0.3) -> tuple[str, dict]:
+    """Every peer's fitted q has the same ELBO within ``tolerance`` nats (the median of its fits).  Raises if not.
+
+    The step size is constant, so the last λ still jitters: by some 0.1 nats on the regressions with 10 coefficients.
+    """
     reached = {
         peer: median(problems.elbo(problem, *pair, num_samples=4000) for pair in zip(made["mean"][:9], made["sd"][:9]))
         for peer, made in answers.items()
@@ -149,7 +152,7 @@ def one_fit(quick: bool, repeats: int) -> dict:
         times, answers = race([
             ("vilib", "with_vilib", "fit", made), ("Pyro", "with_pyro", "fit", made), ("NumPyro", "with_numpyro", "fit_as_users", made),
             ("PyMC", "with_pymc", "fit", made), ("lax.scan", "with_numpyro", "fit_scan", made)], repeats)
-        verdict, reached = same_elbo(problems.make(**problem), answers, 5.0 if quick else 0.15)
+        verdict, reached = same_elbo(problems.make(**problem), answers, 5.0 if quick else 0.3)
         results[problem["name"]] = {"times": times, "verdict": verdict, "elbo": reached}
     return results
 
@@ -164,7 +167,7 @@ def many_fits(quick: bool, repeats: int) -> dict:
             entries.append((f"vilib, {count}", "with_vilib", "fit", made | {"num_fits": count}))
             entries.append((f"lax.scan, {count}", "with_numpyro", "fit_scan", made | {"num_fits": count}))
         times, answers = race(entries, repeats)
-        verdict, reached = same_elbo(problems.make(**problem), answers, 5.0 if quick else 0.15)
+        verdict, reached = same_elbo(problems.make(**problem), answers, 5.0 if quick else 0.3)
         results[problem["name"]] = {"times": times, "verdict": verdict, "elbo": reached}
     return results
 
@@ -271,6 +274,7 @@ def main() -> None:
         if not chosen.quick:
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             TABLE.write_text(table.markdown(results))
+            README.write_text(table.into(README.read_text(), table.aims(results)))
     print(table.markdown(results))
 
 

@@ -47,8 +47,8 @@ def checks(jobs: dict) -> list[tuple[str, str, float, float, str]]:
     return found
 
 
-def markdown(results: dict) -> str:
-    """The aims, then every median, then how cost grows."""
+def aims(results: dict) -> str:
+    """What was measured where, and each aim beside what was reached."""
     jobs, machine = results["jobs"], results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [f"Medians of {results['repeats']} interleaved repeats, one thread, {machine['processor']} ({machine['cores']} cores), "
@@ -57,7 +57,20 @@ def markdown(results: dict) -> str:
     for job, what, measured, most, unit in checks(jobs):
         unit = unit if unit == "×" else f" {unit}"
         lines.append(f"| {job} | {what} | {measured:.3g}{unit} | {most:g}{unit} | {'reached' if measured <= most else 'missed'} |")
-    lines += ["", "| job | | first call | then |", "|---|---|---:|---:|"]
+    return "\n".join(lines) + "\n"
+
+
+def into(readme: str, text: str) -> str:
+    """``readme`` with ``text`` between its two marks; without marks, as it is."""
+    before, begin, rest = readme.partition("<!-- benchmarks: begin -->\n")
+    _, end, after = rest.partition("<!-- benchmarks: end -->")
+    return before + begin + text + end + after if begin and end else readme
+
+
+def markdown(results: dict) -> str:
+    """The aims, then every median, then how cost grows."""
+    jobs, lines = results["jobs"], [aims(results)]
+    lines += ["| job | | first call | then |", "|---|---|---:|---:|"]
     for job, cases in jobs.items():
         if job == "cost":
             continue
