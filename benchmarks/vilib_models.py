@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, mse_loss
+from torch.nn.functional import logsigmoid, mse_loss, softplus
 
 from problems import LOG_2PI, Problem
 
@@ -36,7 +36,7 @@ def logistic(problem: Problem, dtype: torch.dtype = torch.float32):
 
     def log_joint(z: Tensor) -> Tensor:
         likelihood = logsigmoid(z @ signed).sum(-1)                                         # p(y | z) = sigmoid(±z x)
-        return likelihood - torch.add(constant, z.square().sum(-1), alpha=0.5)
+        return likelihood - torch.add(constant, torch.linalg.vecdot(z, z), alpha=0.5)
 
     return log_joint
 
@@ -49,11 +49,11 @@ def eight_schools(problem: Problem, dtype: torch.dtype = torch.float32):
 
     def log_joint(z: Tensor) -> Tensor:
         mu, log_tau, offsets = z.split([1, 1, 8], -1)
-        tau = log_tau.exp()
-        residual = y_scaled - (mu + tau * offsets) * precision
-        prior = log_tau - (tau / 5).square().log1p()
+        schools = torch.addcmul(mu, log_tau.exp(), offsets)
+        residual = torch.addcmul(y_scaled, schools, precision, value=-1)
+        prior = torch.sub(log_tau, softplus(log_tau - math.log(5.0), beta=2), alpha=2)       # log tau − log(1 + (tau/5)²)
         squares = torch.linalg.vecdot(residual, residual) + z.square() @ of_normals
-        return prior.squeeze(-1) - 0.5 * squares + constant
+        return torch.sub(prior.squeeze(-1), squares, alpha=0.5) + constant
 
     return log_joint
 

@@ -134,11 +134,17 @@ def study_by_hand(problem: dict, num_samples: int, num_replicates: int, q: list)
     return call, lambda made: {"pathwise": _moments(np.concatenate(made, -1))}
 
 
+def _dense(inputs: int, outputs: int):
+    """A layer that starts as torch's do."""
+    uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-1, maxval=1) / inputs**0.5  # noqa: E731
+    return stax.Dense(outputs, uniform, uniform)
+
+
 def autoencoder(num_epochs: int, batch_size: int, hidden: int, step_size: float):
     """J5 by SVI and TraceMeanField_ELBO; an epoch is one compiled lax.scan over its batches."""
     images = jnp.asarray(problems.digits()[0])
-    encode = stax.serial(stax.Dense(hidden), stax.Tanh, stax.Dense(4))
-    decode = stax.serial(stax.Dense(hidden), stax.Tanh, stax.Dense(64))
+    encode = stax.serial(_dense(64, hidden), stax.Tanh, _dense(hidden, 4))
+    decode = stax.serial(_dense(2, hidden), stax.Tanh, _dense(hidden, 64))
 
     def model(x):
         decoder = numpyro.module("decoder", decode, (batch_size, 2))
