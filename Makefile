@@ -5,6 +5,7 @@ PORT   ?= 8000
 # As many tests side by side as there are cores, but few browsers.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 LAB_ARGS ?=
+BENCH_ARGS ?=
 # On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own
 # index has the same version for CPUs: it is asked when it answers within three seconds. TORCH_INDEX= asks nobody.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,13 +16,14 @@ READY := $(VENV)/.ready
 INDEX := $(CURDIR)/_build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve clean env
+.PHONY: help book test lab serve bench clean env
 
 help:
 	@echo 'make book    build the book; the last line says where it is'
 	@echo 'make test    run every test, in a browser too'
 	@echo 'make lab     open the chapters as notebooks in JupyterLab'
 	@echo 'make serve   serve the built book at http://127.0.0.1:$(PORT)'
+	@echo 'make bench   time vilib beside Pyro, NumPyro and PyMC (its own environment, some twenty minutes)'
 	@echo 'make clean   remove the built book and the environment'
 
 env: $(READY)
@@ -57,5 +59,18 @@ serve:
 	@echo 'http://127.0.0.1:$(PORT)/ (end with Ctrl-C)'
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
+# The peers are no dependency of the book: they live in an environment of their own, and vilib is read from here.
+bench: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/agree.py
+	.venv-bench/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+.venv-bench/.ready: benchmarks/requirements.txt
+	@rm -f $@
+	$(PYTHON) -m venv .venv-bench
+	@index=; [ -z '$(TORCH_INDEX)' ] || ! .venv-bench/bin/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=3)' '$(TORCH_INDEX)' 2>/dev/null || index='--extra-index-url $(TORCH_INDEX)'; \
+	  set -x; .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check $$index "$$(grep '^torch==' $<)"
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean:
-	rm -rf _build $(VENV) *.egg-info
+	rm -rf _build $(VENV) .venv-bench *.egg-info

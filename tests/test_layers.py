@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
-    ["quadrature", "control_variates", "divergences", "networks"], ["estimators"], ["draws", "iwae", "amortized"],
+    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics"], ["training", "amortization_gap"], ["linear_vae"], ["slips", "climb"],
     ["checking", "starts"], ["examples"], ["advi"], ["explorables"], ["book"],
 ]

@@ -45,6 +45,7 @@ from vilib.quadrature import (
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
+from vilib.tables import Table, tabulate
 from vilib.training import Training, train
 from vilib.types import (
     AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
@@ -72,7 +73,7 @@ __all__ = [
     "constant_baseline", "other_half_mean", "leave_one_out_mean", "cross_fitted_coefficient",
     # many gradients
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
-    "nested_gradients", "nested_study", "gradient_from_draws",
+    "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
     # a model in, its posterior out

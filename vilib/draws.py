@@ -54,8 +54,16 @@ class Draws:
 
     @cached_property
     def stl(self) -> Tensor:
-        """The sticking-the-landing gradient of each draw; of an ELBO only.  (eq:stl)"""
+        """The sticking-the-landing gradient of each draw; of an ELBO only.  (eq:stl)  It is path + score, to rounding."""
         return self.q.pullback(self.eps, self.grad_z - self.q.grad_log_prob_at(self.eps), self.coordinates)
+
+    def path_sum(self) -> Tensor:
+        """``path`` summed over the draws, (*R, P'), without making each."""
+        total = self.q.pullback_sum(self.eps, self.grad_z, self.coordinates)
+        if not self.elbo:
+            return total
+        entropy = self.q.entropy_gradient()
+        return total + len(self) * (entropy if self.coordinates is None else entropy[..., list(self.coordinates)])
 
     @cached_property
     def score_variance(self) -> Tensor:
@@ -115,25 +123,24 @@ def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Family, eps
         return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
 
 
-def _scored(log_joint, q, eps):
-    f = evaluate(log_joint, q.transform(eps)) - q.log_prob_at(eps)
-    return f, q.score_at(eps)
+def _f(log_joint, q, eps):
+    return evaluate(log_joint, q.transform(eps)) - q.log_prob_at(eps)
 
 
 def _score_function(log_joint, q, eps):
-    f, score = _scored(log_joint, q, eps)
-    return f.sum(0) / len(eps), (f.unsqueeze(-1) * score).sum(0) / len(eps)
+    f = _f(log_joint, q, eps)
+    return f.mean(0), q.score_sum(eps, f) / len(eps)
 
 
 def _with_baseline(baseline, log_joint, q, eps):
-    f, score = _scored(log_joint, q, eps)
-    return f.sum(0) / len(eps), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
+    f, score = _f(log_joint, q, eps), q.score_at(eps)
+    return f.mean(0), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
 
 
 def _leave_one_out(log_joint, q, eps):
-    f, score = _scored(log_joint, q, eps)
-    f_mean = f.sum(0) / len(eps)
-    return f_mean, ((f - f_mean).unsqueeze(-1) * score).sum(0) / (len(eps) - 1)           # f − others = S/(S−1) (f − f̄)
+    f = _f(log_joint, q, eps)
+    f_mean = f.mean(0)
+    return f_mean, q.score_sum(eps, f - f_mean) / (len(eps) - 1)                          # f − others = S/(S−1) (f − f̄)
 
 
 def _optimal_coefficient(log_joint, q, eps):
@@ -142,19 +149,19 @@ def _optimal_coefficient(log_joint, q, eps):
 
 def _pathwise(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    return log_p.sum(0) / len(eps) + q.entropy(), q.pullback(eps, grad_z).sum(0) / len(eps) + q.entropy_gradient()
+    return log_p.mean(0) + q.entropy(), q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
 def _total_derivative(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    value = (log_p - q.log_prob_at(eps)).sum(0) / len(eps)
-    return value, q.pullback(eps, grad_z).sum(0) / len(eps) + q.entropy_gradient()
+    value = (log_p - q.log_prob_at(eps)).mean(0)
+    return value, q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
 def _sticking_the_landing(log_joint, q, eps):
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
-    value = (log_p - q.log_prob_at(eps)).sum(0) / len(eps)
-    return value, q.pullback(eps, grad_z - q.grad_log_prob_at(eps)).sum(0) / len(eps)
+    value = (log_p - q.log_prob_at(eps)).mean(0)
+    return value, q.pullback_sum(eps, grad_z - q.grad_log_prob_at(eps)) / len(eps)
 
 
 _CLOSED_FORMS = {

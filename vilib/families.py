@@ -122,7 +122,7 @@ class MeanFieldGaussian(_Gaussian):
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + σ ε, (S, *R, D), differentiable in λ.  (eq:reparameterisation)"""
         _check_noise(self, eps)
-        return self.mu + self.omega.exp() * eps
+        return torch.addcmul(self.mu, self.omega.exp(), eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
         """ε = (z − μ)/σ, the inverse of :meth:`transform`."""
@@ -139,14 +139,25 @@ class MeanFieldGaussian(_Gaussian):
         """
         return self._by_kind(
             coordinates,
-            lambda d: eps[..., d] * (-self.omega[..., d]).exp(),     # μ
-            lambda d: eps[..., d].square() - 1,                      # ω
+            lambda at: at(eps) * (-at(self.omega)).exp(),     # μ
+            lambda at: at(eps).square() - 1,                  # ω
         )
 
     def pullback(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """(∂z/∂λ)ᵀ g along the path z = T_λ(ε), (S, *R, P): g for μ and g σ ε for ω.  (eq:pathwise)"""
-        return self._by_kind(coordinates, lambda d: grad_z[..., d],
-                             lambda d: grad_z[..., d] * eps[..., d] * self.omega[..., d].exp())
+        return self._by_kind(coordinates, lambda at: at(grad_z),
+                             lambda at: at(grad_z) * at(eps) * at(self.omega).exp())
+
+    def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+        """:meth:`pullback` summed over the S draws, (*R, P)."""
+        return self._by_kind(coordinates, lambda at: at(grad_z).sum(0),
+                             lambda at: torch.linalg.vecdot(at(grad_z), at(eps), dim=0) * at(self.omega).exp())
+
+    def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""
+        weighted = weight.unsqueeze(-1) * eps
+        by_omega = (weighted * eps).sum(0) - weight.sum(0).unsqueeze(-1)
+        return torch.cat([weighted.sum(0) * (-self.omega).exp(), by_omega], -1)
 
     def grad_log_prob_at(self, eps: Tensor) -> Tensor:
         """∇_z log q at z = T_λ(ε): −ε/σ."""
@@ -154,8 +165,8 @@ class MeanFieldGaussian(_Gaussian):
 
     def score_variance(self, coordinates: Sequence[int] | None = None) -> Tensor:
         """Var_q of each coordinate of the score, (*R, P): 1/σ² for μ and 2 for ω.  (eq:score-variance)"""
-        return self._by_kind(coordinates, lambda d: (-2 * self.omega[..., d]).exp(),
-                             lambda d: torch.full_like(self.omega[..., d], 2.0))
+        return self._by_kind(coordinates, lambda at: (-2 * at(self.omega)).exp(),
+                             lambda at: torch.full_like(at(self.omega), 2.0))
 
     def entropy_gradient(self) -> Tensor:
         """∇_λ H, (*R, P): 0 for μ, 1 for ω.  (eq:analytic-entropy)"""
@@ -175,10 +186,11 @@ class MeanFieldGaussian(_Gaussian):
         return tuple(f"{name}[{d}]" for name in ("mu", "omega") for d in range(self.dim))
 
     def _by_kind(self, coordinates, of_mu, of_omega) -> Tensor:
+        """of_mu(at) and of_omega(at) side by side, ``at(x)`` being the coordinates of x (..., D) that are wanted."""
         if coordinates is None:
-            return torch.cat([of_mu(slice(None)), of_omega(slice(None))], -1)
+            return torch.cat([of_mu(lambda x: x), of_omega(lambda x: x)], -1)
         split = [(of_mu, c) if c < self.dim else (of_omega, c - self.dim) for c in coordinates]
-        return torch.stack([part(d) for part, d in split], -1)
+        return torch.stack([part(lambda x, d=d: x[..., d]) for part, d in split], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +252,18 @@ class FullRankGaussian(_Gaussian):
     def pullback(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
         """(∂z/∂λ)ᵀ g along the path z = μ + L ε, (S, *R, P): g for μ and g εᵀ for L.  (eq:pathwise)"""
         return self._pack(grad_z, self._to_raw(grad_z.unsqueeze(-1) * eps.unsqueeze(-2)), coordinates)
+
+    def pullback_sum(self, eps: Tensor, grad_z: Tensor, coordinates: Sequence[int] | None = None) -> Tensor:
+        """:meth:`pullback` summed over the S draws, (*R, P): Σ g for μ and Σ g εᵀ for L."""
+        by_tril = torch.einsum("s...i,s...j->...ij", grad_z, eps)
+        return self._pack(grad_z.sum(0), self._to_raw(by_tril), coordinates)
+
+    def score_sum(self, eps: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · score over the S draws, weight (S, *R): (*R, P)."""
+        a = _apply(self.inverse_tril.mT, eps) * weight.unsqueeze(-1)
+        by_tril = self._to_raw(torch.einsum("s...i,s...j->...ij", a, eps))
+        ones = torch.eye(self.dim, dtype=eps.dtype, device=eps.device) * weight.sum(0)[..., None, None]
+        return self._pack(a.sum(0), by_tril - ones, None)
 
     def grad_log_prob_at(self, eps: Tensor) -> Tensor:
         """∇_z log q at z = T_λ(ε): −L⁻ᵀε."""

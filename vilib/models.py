@@ -144,38 +144,84 @@ def evaluate(log_joint: LogJoint, z: Tensor) -> Tensor:
     >>> evaluate(lambda z: -z.square().sum(-1), torch.ones(2, 3))
     tensor([-3., -3.])
     """
+    return _evaluate(log_joint, z)[0]
+
+
+def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) (S, *R), checked, and its sum."""
     log_p = log_joint(z)
+    return log_p, _checked_sum(log_joint, z, log_p)
+
+
+def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor) -> Tensor:
     if not isinstance(log_p, Tensor) or log_p.shape != z.shape[:-1]:
         got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
         raise NonScalarLogJoint(
             f"log_joint: for z of shape {tuple(z.shape)} expected log densities {tuple(z.shape[:-1])}, got {got}. "
             "Sum over the last axis, .sum(-1); or wrap a function of one draw in vilib.Model."
         )
-    if not math.isfinite(log_p.detach().sum()):          # one kernel; only if the sum is not finite do we look at the terms
+    total = log_p.sum()
+    if not math.isfinite(total.item()):                  # only if the sum is not finite do we look at the terms
         good = torch.isfinite(log_p)
         if not good.all():
             raise _non_finite(log_joint, z, log_p, good)
-    return log_p
+    return total
 
 
 def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     """log p(x, z) (S, *R) and its gradient in z (S, *R, D), as plain numbers.
 
-    By autograd, or by ``log_joint.slope(z)`` where the log joint brings its own derivative, as the book's examples do.
+    By autograd, or by ``log_joint.slope(z)`` where the log joint brings its own derivative, as the book's examples do, or by
+    ``log_joint.value_and_slope(z)`` where it makes both at once, as a table does.
 
     >>> value_and_slope(lambda z: -z.square().sum(-1), torch.ones(2, 1))[1]
     tensor([[-2.],
             [-2.]])
     """
-    slope = getattr(log_joint, "slope", None)
+    both, slope = getattr(log_joint, "value_and_slope", None), getattr(log_joint, "slope", None)
+    if both is not None:
+        log_p, grad_z = both(z)
+        _checked_sum(log_joint, z, log_p)
+        return log_p, grad_z
     if slope is not None:
         return evaluate(log_joint, z), slope(z)
+    if z.numel() < _SMALL or len(z) == 1 or z.device.type != "cpu":
+        return _by_autograd(log_joint, z)
+    try:
+        first, kept = _counting(log_joint, z[:1])
+        parts = [first, *(_by_autograd(log_joint, part) for part in z[1:].split(max(1, _CACHED // kept)))]
+    except NonFiniteLogJoint:
+        evaluate(log_joint, z)                           # says it again, of all the draws and not of one part
+        raise
+    except RuntimeError:                                 # torch.func.grad inside the log joint bears no counting
+        return _by_autograd(log_joint, z)
+    return tuple(torch.cat(part) for part in zip(*parts))
+
+
+#: Draws of fewer numbers than this go through a log joint all at once; more are cut along S, so that what autograd keeps of a
+#: part, as a rule one number for each observation, is near the second count and stays in the processor's cache.
+_SMALL, _CACHED = 2**14, 2**17
+
+
+def _by_autograd(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        log_p = evaluate(log_joint, z)
-        constant = not log_p.requires_grad
-        grad_z = torch.zeros_like(z) if constant else torch.autograd.grad(log_p.sum(), z)[0]
+        log_p, total = _evaluate(log_joint, z)
+        constant = not total.requires_grad
+        grad_z = torch.zeros_like(z) if constant else torch.autograd.grad(total, z)[0]
     return log_p.detach(), grad_z
+
+
+def _counting(log_joint: LogJoint, z: Tensor) -> tuple[tuple[Tensor, Tensor], int]:
+    """:func:`_by_autograd`, and the size of the largest tensor that autograd keeps for it."""
+    sizes = [z.numel()]
+
+    def keep(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        return _by_autograd(log_joint, z), max(sizes)
 
 
 def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:

@@ -83,9 +83,11 @@ def _compose_all(draws_in, num_draws, elbo, estimators, sample_counts, baseline)
 
     first = draws_in(slice(0, min(num_draws, 64)))
     centre = first.f.mean(0).unsqueeze(-1)                 # f is summed about it, for the rounding; see Sums.about
+    evaluate = draws_in
+    draws_in = lambda part: first[part] if part.stop <= len(first) else evaluate(part)  # noqa: E731
     wanted = {key for name in names for key in COMPOSED[name].needs}
     results = {name: {} for name in names}
-    for num_samples, blocks in _blocks_by_count(draws_in, centre, max(counts), wanted):
+    for num_samples, blocks in _blocks_by_count(draws_in, centre, counts, wanted):
         if num_samples in counts:
             sums = Sums(num_samples, blocks, centre, baseline, first.score_variance)
             for name in names:
@@ -123,12 +125,12 @@ class _Composed:
     compose: Callable[[Sums], Tensor]
 
 
-def _blocks_by_count(draws_in, centre: Tensor, largest: int, wanted: set[str]):
-    """Yield (S, blocks) for S = 1, 2, 4, …: at each doubling the old blocks merge in pairs and new ones are summed."""
+def _blocks_by_count(draws_in, centre: Tensor, counts: Sequence[int], wanted: set[str]):
+    """Yield (S, blocks) from the smallest S of ``counts``, doubling: then the old blocks merge in pairs and new ones are summed."""
     blocks: dict[str, Tensor] = {}
-    begin, end = 0, 1
-    while end <= largest:
-        num_new = min(max(begin, 1), 4)
+    begin, end = 0, min(counts)
+    while end <= max(counts):
+        num_new = min(end - begin, 4 if begin else 8)
         size = (end - begin) // num_new
         parts = [_block(draws_in(slice(i, i + size)), centre, wanted) for i in range(begin, end, size)]
         new = {name: torch.stack([part[name] for part in parts]) for name in wanted}
@@ -149,8 +151,8 @@ def _block(draws: Draws, centre: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         sums["s"], sums["fs"] = draws.score.sum(0), fs.sum(0)
         if "s2" in wanted:
             sums["s2"], sums["fs2"] = draws.score.square().sum(0), (fs * draws.score).sum(0)
-    for name in {"path", "stl"} & wanted:
-        sums[name] = getattr(draws, name).sum(0)
+    if "path" in wanted:
+        sums["path"] = draws.path_sum()
     return sums
 
 
@@ -185,6 +187,6 @@ COMPOSED: dict[str, _Composed] = {
     "leave_one_out": _Composed(("f", "s", "fs"), _leave_one_out),
     "optimal_coefficient": _Composed(("f", "s", "fs", "s2", "fs2"), _optimal_coefficient),
     "pathwise": _Composed(("path",), lambda sums: sums.mean("path")),
-    "sticking_the_landing": _Composed(("stl",), lambda sums: sums.mean("stl")),
+    "sticking_the_landing": _Composed(("s", "path"), lambda sums: sums.mean("path") + sums.mean("s")),       # see Draws.stl
     "total_derivative": _Composed(("path",), lambda sums: sums.mean("path")),
 }

@@ -1,0 +1,89 @@
+"""The results as a table that a person reads."""
+
+from __future__ import annotations
+
+from statistics import geometric_mean
+
+DASH = "–"
+
+
+def _show(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def checks(jobs: dict) -> list[tuple[str, str, float, float, str]]:
+    """(job, what is compared, measured, at most, unit): every aim that the measured jobs allow to check."""
+    found = []
+
+    def ratio(job, what, times, a, b, least, first=False):
+        key = "first" if first else "median"
+        found.append((job, what, times[a][key] / times[b][key], least, "×"))
+
+    for name, case in jobs.get("J1", {}).items():
+        own, least = "vilib, all five", 0.7 if "256" in name else 1.0
+        ratio("J1", f"{name}: five estimators / NumPyro's pathwise alone", case["times"], own, "NumPyro", least)
+        if "S = 16" in name and "256" not in name:
+            found.append(("J1", f"{name}: first call", case["times"][own]["first"], 0.1, "s"))
+    for name, case in jobs.get("J2", {}).items():
+        for peer, least in {"Pyro": 0.2, "NumPyro": 0.4, "PyMC": 0.4}.items():
+            ratio("J2", f"{name}: one fit / {peer}", case["times"], "vilib", peer, least)
+    against = []
+    for name, case in jobs.get("J3", {}).items():
+        if "vilib, 64" in case["times"]:
+            ratio("J3", f"{name}: 64 fits / one fit", case["times"], "vilib, 64", "vilib, 1", 1.3)
+            against.append(case["times"]["vilib, 64"]["median"] / case["times"]["lax.scan, 64"]["median"])
+    if against:
+        found.append(("J3", "64 fits / vmapped lax.scan, geometric mean", geometric_mean(against), 0.8, "×"))
+    for case in jobs.get("J4", {}).values():
+        own = "vilib, all five at every S"
+        found.append(("J4", "a slider's answer", 1e3 * case["times"][own]["median"], 30.0, "ms"))
+        ratio("J4", "five estimators at every S / NumPyro's pathwise alone", case["times"], own, "NumPyro", 0.15)
+    for case in jobs.get("J5", {}).values():
+        ratio("J5", "an epoch / Pyro", case["times"], "vilib", "Pyro", 0.25)
+        ratio("J5", "an epoch / NumPyro, compiled", case["times"], "vilib", "NumPyro", 1.5)
+    for case in jobs.get("cold", {}).values():
+        for peer, least in {"import torch": 1.3, "NumPyro": 0.45, "Pyro": 0.5}.items():
+            ratio("cold", f"cold process to first fit / {peer}", case["times"], "vilib", peer, least)
+    return found
+
+
+def aims(results: dict) -> str:
+    """What was measured where, and each aim beside what was reached."""
+    jobs, machine = results["jobs"], results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    lines = [f"Medians of {results['repeats']} interleaved repeats, one thread, {machine['processor']} ({machine['cores']} cores), "
+             f"Python {machine['python']}, {versions}; {machine['date']}.", ""]
+    lines += ["| job | compared | measured | aim: at most | |", "|---|---|---:|---:|---|"]
+    for job, what, measured, most, unit in checks(jobs):
+        unit = unit if unit == "×" else f" {unit}"
+        lines.append(f"| {job} | {what} | {measured:.3g}{unit} | {most:g}{unit} | {'reached' if measured <= most else 'missed'} |")
+    return "\n".join(lines) + "\n"
+
+
+def into(readme: str, text: str) -> str:
+    """``readme`` with ``text`` between its two marks; without marks, as it is."""
+    before, begin, rest = readme.partition("<!-- benchmarks: begin -->\n")
+    _, end, after = rest.partition("<!-- benchmarks: end -->")
+    return before + begin + text + end + after if begin and end else readme
+
+
+def markdown(results: dict) -> str:
+    """The aims, then every median, then how cost grows."""
+    jobs, lines = results["jobs"], [aims(results)]
+    lines += ["| job | | first call | then |", "|---|---|---:|---:|"]
+    for job, cases in jobs.items():
+        if job == "cost":
+            continue
+        for name, case in cases.items():
+            for peer, times in case["times"].items():
+                first = _show(times["first"]) if "first" in times else DASH
+                lines.append(f"| {job}, {name} | {peer} | {first} | {_show(times['median'])} |")
+    if "cost" in jobs:
+        lines += ["", "How one step of a fit grows (linear regression; N = 500, D = 10, S = 10 where not varied):", "",
+                  "| | | | slope, log–log |", "|---|---|---|---:|"]
+        for axis, found in jobs["cost"].items():
+            for peer, seconds in found["seconds a step"].items():
+                points = ", ".join(f"{v:,}: {_show(s)}" for v, s in zip(found["values"], seconds))
+                last = found["slope between neighbours"][peer][-1]
+                lines.append(f"| {axis} | {peer} | {points} | {found['slope'][peer]:.2f}, last {last:.2f} |")
+    return "\n".join(lines) + "\n"
