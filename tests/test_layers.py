@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["estimators"], ["draws"],
-    ["fit", "nested", "replicates"], ["slips"], ["checking"], ["examples"], ["explorables"], ["book"],
+    ["types"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["bound", "estimators"], ["draws"],
+    ["fit", "nested", "replicates"], ["slips"], ["checking"], ["elbo_checking", "examples"], ["one_unknown"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

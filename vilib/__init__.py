@@ -4,9 +4,11 @@ Numbers flow one way: model and family → estimator → fit or replicates.  Sta
 of it keeps stands at the top of ``types.py``.
 """
 
+from vilib.bound import ElboTerms, elbo_terms, log_weights
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
 from vilib.draws import Draws, per_draw, value_and_gradient
+from vilib.elbo_checking import check_elbo
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, score_function, score_function_expectation,
     score_function_mean_baseline, score_function_with, sticking_the_landing, total_derivative, value_of,
@@ -20,6 +22,7 @@ from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
 from vilib.noise import antithetic, normal, sobol
+from vilib.one_unknown import coin, gaussian_mean, hidden_sign, standard_normal_prior
 from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
     moments, posterior_density, trapezoid,
@@ -37,6 +40,7 @@ __all__ = [
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
     "logistic_one_coefficient", "two_component_mixture", "kidiq",
+    "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
     # noise
     "normal", "antithetic", "sobol",
     # estimators and baselines
@@ -51,9 +55,9 @@ __all__ = [
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
+    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
 ]
