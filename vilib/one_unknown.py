@@ -9,8 +9,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from vilib.examples import Example, logistic_one_coefficient
+from vilib.examples import Example
 from vilib.families import LOG_2PI, MeanFieldGaussian
 from vilib.quadrature import best_gaussian, log_evidence
 
@@ -57,7 +58,17 @@ def coin(tosses: Tensor) -> Example:
     >>> round(coin(torch.ones(1)).log_evidence, 6)                               # one head: exactly −log 2
     -0.693147
     """
-    return logistic_one_coefficient(torch.ones(len(tosses), dtype=torch.float64), tosses)
+    tosses = tosses.double()
+    n, heads = len(tosses), float(tosses.sum())
+
+    def log_joint(z: Tensor) -> Tensor:
+        return standard_normal_prior(z) + heads * z[..., 0] - n * softplus(z[..., 0])
+
+    def slope(z: Tensor) -> Tensor:
+        return heads - n * torch.sigmoid(z) - z
+
+    return Example("coin", 1, log_joint, ((-3.0, 3.0),), log_evidence(log_joint, -9.0, 9.0), slope=slope, start=_gaussian(0.0, 1.0),
+                   data={"tosses": tosses})
 
 
 def hidden_sign(x: Tensor) -> Example:
@@ -68,7 +79,7 @@ def hidden_sign(x: Tensor) -> Example:
 
     >>> example = hidden_sign(torch.full((20,), 1.0))
     >>> round(example.log_evidence - example.best[1], 2)                         # just over log 2
-    0.7
+    0.71
     """
     x = x.double()
     n, total, squares = len(x), float(x.sum()), float(x @ x)
