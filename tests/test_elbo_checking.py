@@ -29,7 +29,7 @@ WRONG = {
     "entropy subtracted": lambda lj, q, eps: sum(both(lj, q, eps)).mean(0),
     "entropy twice": lambda lj, q, eps: log_weights(lj, q, eps).mean(0) + q.entropy(),
     "sum for mean": lambda lj, q, eps: log_weights(lj, q, eps).sum(0),
-    "q without its constant": lambda lj, q, eps: log_weights(lj, q, eps).mean(0) + 0.5 * q.dim * math.log(2 * math.pi),
+    "q without its constant": lambda lj, q, eps: (both(lj, q, eps)[0] + (0.5 * eps.square() + q.omega).sum(-1)).mean(0),
     "entropy without its constant": lambda lj, q, eps: both(lj, q, eps)[0].mean(0) + q.omega.sum(-1),
     "draws of the noise": lambda lj, q, eps: weights_at(lj, q, eps),
     "variance for standard deviation": lambda lj, q, eps: weights_at(lj, q, q.mu + q.stddev.square() * eps),

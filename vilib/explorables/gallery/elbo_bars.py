@@ -91,11 +91,11 @@ def compute(mu: float, sigma: float, observations: int, model: str) -> dict[str,
 
 def _verdict(count: int, kl: float, least: float) -> str:
     without = "Without data log p(x) = log 1 = 0, and the posterior is the prior. " if count == 0 else ""
-    if kl > least + 0.0015:
-        return without + "The best Gaussian is {climb:.3f} nats higher, with a KL of {kl_best:.3f}."
-    if least < 0.0005:
-        return without + "Here q is the posterior, and the bound is tight."
-    return "No Gaussian comes closer: the KL that is left is the price of a Gaussian q."
+    if kl < 0.0005:
+        return without + "To the digits shown, q is the posterior, and the bound is tight."
+    if least >= 0.0005 and kl < least + 0.01:
+        return "No Gaussian does better by even 0.01 nats: the KL that is left is the price of a Gaussian q."
+    return without + "The best Gaussian is {climb:.3f} nats higher, with a KL of {kl_best:.3f}."
 
 
 def _bar(low: str, high: str, left: float, ink: str, label: str) -> Bar:
@@ -106,10 +106,10 @@ def _panels() -> tuple[Panel, ...]:
     return (
         Panel("densities", "The posterior, and q", Axis("", (-2.4, 2.4)), Axis("", "density_range"),
               (Line(x="z", y="posterior", ink="target", fill=True, label="p(z | x)"), Gaussian(params="q", ink="q", label="q")), 0, 0.8),
-        Panel("landscape", "Its landscape", Axis("z, μ", (-2.4, 2.4)), Axis("log σ", (-2.9, 1.0)),
-              (Contour(x="ring_mu", y="ring_omega", levels="ring_levels", ink="target"), Rule(x="mu_best", ink="target"),
-               Rule(y="omega_best", ink="target"), Point(x="mu_q", y="omega_q", ink="q", label="q")), 0, 1.2,
-              note="nats below log p(x); cross: the best"),
+        Panel("landscape", "The ELBO over (μ, log σ)", Axis("z, μ", (-2.4, 2.4)), Axis("log σ", (-2.9, 1.0)),
+              (Contour(x="ring_mu", y="ring_omega", levels="ring_levels", ink="target"), Rule(y="omega_best", ink="target"),
+               Rule(x="mu_best", ink="target", label="best"), Point(x="mu_q", y="omega_q", ink="q", label="q")), 0, 1.2,
+              note="nats below log p(x)"),
         Panel("sum", "ELBO + KL = log p(x)", Axis("", (0, 3), ticks=()), Axis("nats", "nats_range"),
               (Rule(y="evidence_q", ink="target"), _bar("elbo_q", "zero", 0.1, "q", "ELBO\n{elbo_q:.2f}"),
                _bar("elbo_q", "evidence_q", 1.1, "text", "+ KL\n{kl_q:.2f}"),
@@ -149,7 +149,7 @@ def elbo_bars(models: Sequence[str] = tuple(MODELS), **values: object) -> Explor
         caption="log p(x) = {evidence_q:.3f} whatever q is. This q splits it into an ELBO of {elbo_q:.3f} and a KL of {kl_q:.3f} nats. {verdict}",
         table=Table({"q": "this q", "best": "best Gaussian"},
                     tuple(Column(label, f"{name}_{{row}}", form, "", words) for label, name, form, words in columns), {"q": "q", "best": "text"}),
-        precision={"ring_levels": Precision(step=0.1), "ring_*": Precision(step=0.01), "posterior": Precision(step=0.004), "z": Precision(step=0.04),
+        precision={"ring_levels": Precision(step=0.1), "ring_*": Precision(step=0.01), "posterior": Precision(step=0.001), "z": Precision(step=0.04),
                    "*_range": Precision(), "zero": Precision(), "*": Precision(step=0.001)},
     )
     return Explorable(definition, **values)
