@@ -90,19 +90,16 @@ def compute(mu: float, sigma: float, observations: int, model: str) -> dict[str,
 
 
 def _verdict(count: int, kl: float, least: float) -> str:
-    without = "Without data log p(x) = log 1 = 0, and the posterior is the prior. " if count == 0 else ""
+    said = "The best Gaussian is {climb:.3f} nats higher, with a KL of {kl_best:.3f}."
     if kl < 0.0005:
-        return without + "To the digits shown, q is the posterior, and the bound is tight."
-    if least >= 0.0005 and kl < least + 0.01:
-        return "No Gaussian does better by even 0.01 nats: the KL that is left is the price of a Gaussian q."
-    return without + "The best Gaussian is {climb:.3f} nats higher, with a KL of {kl_best:.3f}."
-
-
-def _bar(low: str, high: str, left: float, ink: str, label: str) -> Bar:
-    return Bar(low=low, high=high, left=left, right=left + 0.8, ink=ink, label=label)
+        said = "To the digits shown, q is the posterior, and the bound is tight."
+    elif least >= 0.0005 and kl < least + 0.01:
+        said = "No Gaussian does better by even 0.01 nats: the KL that is left is the price of a Gaussian q."
+    return ("Without data log p(x) = log 1 = 0, and the posterior is the prior. " if count == 0 else "") + said
 
 
 def _panels() -> tuple[Panel, ...]:
+    bar = lambda low, high, left, ink, label: Bar(ink, {}, label, low, high, left, left + 0.8)  # noqa: E731
     return (
         Panel("densities", "The posterior, and q", Axis("", (-2.4, 2.4)), Axis("", "density_range"),
               (Line(x="z", y="posterior", ink="target", fill=True, label="p(z | x)"), Gaussian(params="q", ink="q", label="q")), 0, 0.8),
@@ -111,34 +108,28 @@ def _panels() -> tuple[Panel, ...]:
                Rule(x="mu_best", ink="target", label="best"), Point(x="mu_q", y="omega_q", ink="q", label="q")), 0, 1.2,
               note="nats below log p(x)"),
         Panel("sum", "ELBO + KL = log p(x)", Axis("", (0, 3), ticks=()), Axis("nats", "nats_range"),
-              (Rule(y="evidence_q", ink="target"), _bar("elbo_q", "zero", 0.1, "q", "ELBO\n{elbo_q:.2f}"),
-               _bar("elbo_q", "evidence_q", 1.1, "text", "+ KL\n{kl_q:.2f}"),
-               _bar("evidence_q", "zero", 2.1, "target", "= log p(x)\n{evidence_q:.2f}")), 1, note="{below}"),
+              (Rule(y="evidence_q", ink="target"), bar("elbo_q", "zero", 0.1, "q", "ELBO\n{elbo_q:.2f}"),
+               bar("elbo_q", "evidence_q", 1.1, "text", "+ KL\n{kl_q:.2f}"),
+               bar("evidence_q", "zero", 2.1, "target", "= log p(x)\n{evidence_q:.2f}")), 1, note="{below}"),
         Panel("terms", "The ELBO, made in two ways", Axis("", (0, 4.3), ticks=()), Axis("nats", "nats_range"),
-              (Rule(y="elbo_q", ink="q"), _bar("fit_q", "zero", 0.1, "target", "fit\n{fit_q:.2f}"),
-               _bar("elbo_q", "fit_q", 1.1, "q", "− cost\n{cost_q:.2f}"), _bar("joint_q", "zero", 2.4, "target", "joint\n{joint_q:.2f}"),
-               _bar("elbo_q", "joint_q", 3.4, "q", "+ entropy\n{entropy_q:.2f}")), 2),
+              (Rule(y="elbo_q", ink="q"), bar("fit_q", "zero", 0.1, "target", "fit\n{fit_q:.2f}"),
+               bar("elbo_q", "fit_q", 1.1, "q", "− cost\n{cost_q:.2f}"), bar("joint_q", "zero", 2.4, "target", "joint\n{joint_q:.2f}"),
+               bar("elbo_q", "joint_q", 3.4, "q", "+ entropy\n{entropy_q:.2f}")), 2),
     )
 
 
 def elbo_bars(models: Sequence[str] = tuple(MODELS), **values: object) -> Explorable:
     """How far below log p(x) does the ELBO stay, and what is it made of?
 
-    Parameters
-    ----------
     models : which of `mean`, `coin`, `sign` to offer.
     values : where controls stand at first: `mu`, `sigma`, `observations`, `model`.
-
-    Raises
-    ------
-    KeyError : an unknown model. ExplorableError, TraitError : a value that is not offered.
+    Raises KeyError (an unknown model), ExplorableError and TraitError (a value that is not offered).
     """
     columns = (("μ", "mu", ".2f", ""), ("σ", "sigma", ".2f", ""), ("ELBO", "elbo", ".3f", ""), ("+ KL(q ‖ posterior)", "kl", ".3f", ""),
                ("= log p(x)", "evidence", ".3f", ""), ("fit", "fit", ".3f", "E_q[log p(x | z)]"), ("cost", "cost", ".3f", "KL(q ‖ prior)"),
                ("joint", "joint", ".3f", "E_q[log p(x, z)]"), ("entropy", "entropy", ".3f", "H[q]"))
     definition = Definition(
-        name="elbo-bars",
-        title="How far below log p(x) does the ELBO stay?",
+        name="elbo-bars", title="How far below log p(x) does the ELBO stay?",
         controls=(
             Slider("mu", "q's mean, μ", MEANS, -1.0, ".1f"),
             Slider("sigma", "q's width, σ", SDS, 0.6, ".2f"),
