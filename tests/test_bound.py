@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from vilib import (
     MeanFieldGaussian, NonFiniteLogJoint, NonScalarLogJoint, ShapeError, best_gaussian, coin, elbo_terms, exact_elbo, gaussian_mean,
-    gaussian_target, hidden_sign, log_evidence, log_weights, logistic_one_coefficient, normal, standard_normal_prior,
+    gaussian_target, hidden_sign, log_evidence, log_weights_at, logistic_one_coefficient, normal, standard_normal_prior,
 )
 
 X = tensor(1.2, 0.4, 1.6, 2.3, -0.5, 1.9, 0.7, 0.1)
@@ -48,11 +48,11 @@ def test_terms_of_a_batch_follow_its_gradient_and_dtype():
 def test_log_weights_are_log_p_at_the_posterior_and_average_to_the_elbo():
     example = gaussian_mean(X)
     eps = normal(64, (3,), 1, generator=seeded(), dtype=torch.float64)
-    at_posterior = log_weights(example, example.best[0].expand(3), eps)
+    at_posterior = log_weights_at(example, example.best[0].expand(3), eps)
     assert at_posterior.shape == (64, 3)
     torch.testing.assert_close(at_posterior, torch.full_like(at_posterior, example.log_evidence), rtol=1e-10, atol=1e-10)
     q = q_of(0.2, 0.6)
-    many = log_weights(example, q, normal(200_000, (), 1, generator=seeded(1), dtype=torch.float64))
+    many = log_weights_at(example, q, normal(200_000, (), 1, generator=seeded(1), dtype=torch.float64))
     error = many.std() / len(many) ** 0.5
     assert abs(many.mean() - exact_elbo(example, q)) < 5 * error
 
@@ -60,11 +60,11 @@ def test_log_weights_are_log_p_at_the_posterior_and_average_to_the_elbo():
 def test_log_weights_refuse_what_no_estimator_takes():
     q, eps = q_of(0.0, 1.0), torch.zeros(4, 1, dtype=torch.float64)
     with pytest.raises(ShapeError, match="eps: expected"):
-        log_weights(gaussian_target(), q, torch.zeros(4, 2, dtype=torch.float64))
+        log_weights_at(gaussian_target(), q, torch.zeros(4, 2, dtype=torch.float64))
     with pytest.raises(NonScalarLogJoint, match="expected log densities"):
-        log_weights(lambda z: z, q, eps)
+        log_weights_at(lambda z: z, q, eps)
     with pytest.raises(NonFiniteLogJoint):
-        log_weights(lambda z: z[..., 0] * math.nan, q, eps)
+        log_weights_at(lambda z: z[..., 0] * math.nan, q, eps)
 
 
 @pytest.mark.parametrize("count", [0, 1, 8])

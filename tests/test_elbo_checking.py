@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vilib import check_elbo, log_weights, pathwise, score_function, total_derivative
+from vilib import check_elbo, log_weights_at, pathwise, score_function, total_derivative
 from vilib.elbo_checking import ELBO_SLIPS
 
 
@@ -19,28 +19,28 @@ def weights_at(log_joint, q, z):
 
 
 RIGHT = {
-    "draws": lambda lj, q, eps: log_weights(lj, q, eps).mean(0),
+    "draws": lambda lj, q, eps: log_weights_at(lj, q, eps).mean(0),
     "entropy in closed form": lambda lj, q, eps: lj(q.sample(eps)).mean(0) + q.entropy(),
     "pathwise": pathwise, "score_function": score_function, "total_derivative": total_derivative,
 }
 WRONG = {
-    "loss": lambda lj, q, eps: -log_weights(lj, q, eps).mean(0),
+    "loss": lambda lj, q, eps: -log_weights_at(lj, q, eps).mean(0),
     "no entropy": lambda lj, q, eps: both(lj, q, eps)[0].mean(0),
     "entropy subtracted": lambda lj, q, eps: sum(both(lj, q, eps)).mean(0),
-    "entropy twice": lambda lj, q, eps: log_weights(lj, q, eps).mean(0) + q.entropy(),
-    "sum for mean": lambda lj, q, eps: log_weights(lj, q, eps).sum(0),
+    "entropy twice": lambda lj, q, eps: log_weights_at(lj, q, eps).mean(0) + q.entropy(),
+    "sum for mean": lambda lj, q, eps: log_weights_at(lj, q, eps).sum(0),
     "q without its constant": lambda lj, q, eps: (both(lj, q, eps)[0] + (0.5 * eps.square() + q.omega).sum(-1)).mean(0),
     "entropy without its constant": lambda lj, q, eps: both(lj, q, eps)[0].mean(0) + q.omega.sum(-1),
     "draws of the noise": lambda lj, q, eps: weights_at(lj, q, eps),
     "variance for standard deviation": lambda lj, q, eps: weights_at(lj, q, q.mu + q.stddev.square() * eps),
     "draws with omega": lambda lj, q, eps: weights_at(lj, q, q.mu + q.omega * eps),
-    "log weight squared": lambda lj, q, eps: log_weights(lj, q, eps).square().mean(0),
-    "weight without a log": lambda lj, q, eps: log_weights(lj, q, eps).exp().mean(0),
-    "log of the mean": lambda lj, q, eps: log_weights(lj, q, eps).logsumexp(0) - math.log(len(eps)),
-    "shape": lambda lj, q, eps: log_weights(lj, q, eps).mean(),
+    "log weight squared": lambda lj, q, eps: log_weights_at(lj, q, eps).square().mean(0),
+    "weight without a log": lambda lj, q, eps: log_weights_at(lj, q, eps).exp().mean(0),
+    "log of the mean": lambda lj, q, eps: log_weights_at(lj, q, eps).logsumexp(0) - math.log(len(eps)),
+    "shape": lambda lj, q, eps: log_weights_at(lj, q, eps).mean(),
     "raises": lambda lj, q, eps: lj(q.transform(eps[0])),
-    "not finite": lambda lj, q, eps: log_weights(lj, q, eps).mean(0) / 0,
-    "leak": lambda lj, q, eps: log_weights(lj, q, eps).mean(0) + 0.1 * eps.mean(),
+    "not finite": lambda lj, q, eps: log_weights_at(lj, q, eps).mean(0) / 0,
+    "leak": lambda lj, q, eps: log_weights_at(lj, q, eps).mean(0) + 0.1 * eps.mean(),
 }
 
 
@@ -63,12 +63,12 @@ def test_every_slip_that_is_known_has_its_mutant():
 
 
 def test_what_nothing_explains_is_told_with_its_numbers():
-    report = check_elbo(lambda lj, q, eps: 0.7 * log_weights(lj, q, eps).mean(0))
+    report = check_elbo(lambda lj, q, eps: 0.7 * log_weights_at(lj, q, eps).mean(0))
     assert not report and report.slip is None and "No single slip" in str(report) and "skewed" in str(report)
 
 
 def test_the_wrong_shape_is_told_what_was_expected():
-    message = str(check_elbo(lambda lj, q, eps: log_weights(lj, q, eps)))
+    message = str(check_elbo(lambda lj, q, eps: log_weights_at(lj, q, eps)))
     assert "returned shape (2, 20000)" in message and ".mean(0)" in message
 
 

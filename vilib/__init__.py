@@ -4,7 +4,7 @@ Numbers flow one way: model and family → estimator → fit or replicates.  Sta
 of it keeps stands at the top of ``types.py``.
 """
 
-from vilib.bound import ElboTerms, elbo_terms, log_weights
+from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
 from vilib.draws import Draws, per_draw, value_and_gradient
@@ -55,7 +55,7 @@ __all__ = [
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights",
+    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",

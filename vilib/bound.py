@@ -58,7 +58,7 @@ def elbo_terms(
     )
 
 
-def log_weights(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def log_weights_at(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     """log w(z) = log p(x, z) − log q(z) at draws of q, (S, *R), in nats.  (eq:elbo-weight)
 
     Their mean over the draws estimates the ELBO (eq:elbo-monte-carlo); where q is the
@@ -67,7 +67,7 @@ def log_weights(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 
     >>> import torch; from vilib import MeanFieldGaussian, gaussian_target, normal
     >>> q, eps = MeanFieldGaussian(torch.zeros(1), torch.zeros(1)), torch.tensor([[-1.0], [2.0]])
-    >>> log_weights(gaussian_target(), q, eps)
+    >>> log_weights_at(gaussian_target(), q, eps)
     tensor([0., 0.])
     """
     z = q.sample(eps)

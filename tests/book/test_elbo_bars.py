@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 SETTINGS = [
     {"mu": -1.0, "sigma": 0.6, "observations": 3, "model": "mean"},
-    {"mu": 1.0, "sigma": 0.125, "observations": 15, "model": "sign"},
+    {"mu": 1.0, "sigma": 0.13, "observations": 15, "model": "sign"},
     {"mu": 0.0, "sigma": 1.0, "observations": 0, "model": "coin"},
     {"mu": -0.4, "sigma": 0.84, "observations": 1, "model": "coin"},
 ]

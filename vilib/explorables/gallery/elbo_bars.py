@@ -19,7 +19,7 @@ from ..core import Axis, Bar, Choice, Column, Contour, Definition, Gaussian, Lin
 from ..widget import Explorable
 
 MEANS = tuple(round(-2 + 0.2 * k, 1) for k in range(21))
-SDS = (0.125, 0.15, 0.18, 0.21, 0.25, 0.3, 0.35, 0.42, 0.5, 0.6, 0.71, 0.84, 1.0, 1.2, 1.4, 1.7, 2.0)
+SDS = (0.13, 0.15, 0.18, 0.21, 0.25, 0.3, 0.35, 0.42, 0.5, 0.6, 0.71, 0.84, 1.0, 1.2, 1.4, 1.7, 2.0)
 #: Number of observations → how far below log p(x) the bars are followed, in nats.
 DEPTH = {0: 4.0, 1: 6.0, 3: 10.0, 15: 26.0}
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
