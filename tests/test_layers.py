@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
-    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["estimators"], ["draws", "iwae", "amortized"],
+    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics"], ["training", "amortization_gap"], ["linear_vae"], ["slips", "climb"],
-    ["checking", "starts"], ["examples"], ["advi"], ["explorables"], ["book"],
+    ["checking", "starts"], ["elbo_checking", "examples"], ["one_unknown", "advi"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -9,6 +9,7 @@ from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_e
 from vilib.amortized import (
     VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
 )
+from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
@@ -22,6 +23,7 @@ from vilib.divergences import (
     stationary_gaussians,
 )
 from vilib.draws import Draws, per_draw, value_and_gradient
+from vilib.elbo_checking import check_elbo
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, rao_blackwell, rao_blackwell_leave_one_out,
     reweighted_score_function, score_function, score_function_expectation, score_function_mean_baseline, score_function_with,
@@ -39,6 +41,7 @@ from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
 from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
 from vilib.noise import antithetic, normal, sobol
+from vilib.one_unknown import coin, gaussian_mean, hidden_sign, standard_normal_prior
 from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
     moments, posterior_density, trapezoid,
@@ -61,6 +64,7 @@ __all__ = [
     "FactorizedLogJoint",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
     "logistic_one_coefficient", "two_component_mixture", "kidiq", "eight_schools",
+    "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
     "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",
@@ -87,12 +91,12 @@ __all__ = [
     "ppca", "PPCA", "LinearVAE", "digits",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
+    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NotConverged",

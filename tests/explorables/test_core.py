@@ -17,6 +17,7 @@ from vilib.explorables import (
     Axis,
     Choice,
     Column,
+    Contour,
     Definition,
     ExplorableError,
     Line,
@@ -27,6 +28,7 @@ from vilib.explorables import (
     Switches,
     Table,
     ink,
+    level_rings,
     matplotlib_style,
     picture,
 )
@@ -238,3 +240,45 @@ def test_a_mark_shows_while_its_control_stands_there():
     assert not shown(line, {"shown": ("nothing",), "curve": "bent"})
     assert not shown(line, {"shown": ("line",), "curve": "straight"})
     assert shown(Panel("p", "", Axis("", (0, 1)), Axis("", (0, 1)), ()), {})
+
+
+# -- bars and level lines ----------------------------------------------------------------------------------------------
+
+
+def test_rings_follow_their_level_and_say_which():
+    grid = np.linspace(-2, 2, 161)
+    field = np.hypot(*np.meshgrid(grid, grid))
+    x, y, levels = level_rings(grid, grid, field, (0.5, 1.5, 9.0), num_rings=4, num_points=21)
+    assert x.shape == y.shape == (4 * 22,) and levels[:3].tolist() == [9.0, 1.5, 0.5] and np.isnan(levels[3])
+    for k, radius in ((1, 1.5), (2, 0.5)):
+        ring = slice(22 * k, 22 * k + 21)
+        assert np.allclose(np.hypot(x[ring], y[ring]), radius, atol=0.02)
+        assert (x[ring][0], y[ring][0]) == pytest.approx((x[ring][-1], y[ring][-1])) and np.isnan(x[22 * k + 21])
+    wall = np.maximum(np.abs(x[:21]), np.abs(y[:21]))
+    assert (wall > 1.9).all(), "a level that is never reached closes along the edge of the grid"
+
+
+def test_a_field_with_two_bottoms_has_two_rings_of_a_level():
+    grid = np.linspace(-2, 2, 161)
+    x, y = np.meshgrid(grid, grid)
+    depth = np.minimum(np.hypot(x - 1, y), np.hypot(x + 1, y))
+    assert level_rings(grid, grid, depth, (0.5, 1.2))[2][:3].tolist() == [1.2, 0.5, 0.5]
+    with pytest.raises(ExplorableError, match=re.escape("the field has 3 level lines; allow num_rings=3, or ask for fewer levels")):
+        level_rings(grid, grid, depth, (0.5, 1.2), num_rings=2)
+
+
+def test_the_picture_draws_a_bar_and_every_ring():
+    definition = toy()
+    values = definition.defaults() | {"curve": "bent"}
+    frame = definition.frame(curve="bent")
+    plane = next(axes for axes in picture(definition, frame, values).axes if axes.get_title("left") == "In the plane")
+    assert len(plane.patches) == 2                                                   # two rings, shaded
+    bar, = plane.collections
+    low, high = bar.get_paths()[0].get_extents().get_points()
+    assert (low.tolist(), high.tolist()) == ([-2.0, 2.0], [0.0, 3.25])
+    assert [text.get_text() for text in plane.texts] == ["a bar"]
+
+
+def test_a_mark_names_the_levels_it_needs():
+    with pytest.raises(ExplorableError, match="Contour in panel 'curve' needs channel 'nothing'"):
+        with_mark(Contour(x="ring_x", y="ring_y", levels="nothing")).frame()

@@ -22,7 +22,7 @@ from vilib import (
     score_function_expectation,
     sticking_the_landing,
 )
-from vilib.explorables.gallery import fit_race, gradient_variance
+from vilib.explorables.gallery import elbo_bars, fit_race, gradient_variance
 
 noise = sys.modules["vilib.explorables.gallery.gradient_variance"]
 race = sys.modules["vilib.explorables.gallery.fit_race"]
@@ -297,7 +297,7 @@ def test_the_target_is_a_density(frames):
     assert np.isnan(frames["correlated"]["p_curve"]).all()
 
 
-@pytest.mark.parametrize("factory", [gradient_variance, fit_race])
+@pytest.mark.parametrize("factory", [gradient_variance, fit_race, elbo_bars])
 def test_what_the_caption_names_is_there(factory):
     explorable = factory()
     names = {c.name for c in explorable.definition.controls} | set(explorable.frame())

@@ -7,9 +7,11 @@ import numpy as np
 from vilib.explorables import (
     Axis,
     Band,
+    Bar,
     Bars,
     Choice,
     Column,
+    Contour,
     Definition,
     Ellipse,
     Gaussian,
@@ -54,6 +56,9 @@ def compute(slope: float, curve: str, seed: int) -> dict[str, object]:
         "word": f"a {curve} line",
         "big": 1e5 * y,
         "signed": np.where(X > 0.5, -y, y),
+        "ring_x": [1.0, 2.0, 1.5, 1.0, np.nan, 4.0, 6.0, 5.0, 4.0, np.nan, np.nan],
+        "ring_y": [0.0, 0.0, 1.0 + slope, 0.0, np.nan, 1.0, 1.0, 3.0, 1.0, np.nan, np.nan],
+        "ring_levels": [0.3, 10.0, np.nan],
     }
 
 
@@ -97,7 +102,11 @@ PANELS = (
         "In the plane",
         Axis("z₁", (-3, 8)),
         Axis("z₂", (-3, 8)),
-        (Ellipse(params="ellipse", at="time"),),
+        (
+            Contour(x="ring_x", y="ring_y", levels="ring_levels", ink="q"),
+            Ellipse(params="ellipse", at="time"),
+            Bar(low="constant", high="of_curve", left=-2, right=0, label="a bar\n{of_curve:.1f}"),
+        ),
         1,
         when={"curve": "bent"},
     ),

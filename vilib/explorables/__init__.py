@@ -3,12 +3,15 @@
 `Explorable(name, title, controls, compute, panels)` makes one; `vilib.explorables.gallery` holds the book's own.
 """
 
+from .contours import level_rings
 from .core import (
     Axis,
     Band,
+    Bar,
     Bars,
     Choice,
     Column,
+    Contour,
     Definition,
     Ellipse,
     ExplorableError,
@@ -31,8 +34,8 @@ from .recording import Recording, record
 from .widget import Explorable, recording_wanted
 
 __all__ = [
-    "INKS", "Axis", "Band", "Bars", "Choice", "Column", "Definition", "Ellipse", "Explorable", "ExplorableError",
+    "INKS", "Axis", "Band", "Bar", "Bars", "Choice", "Column", "Contour", "Definition", "Ellipse", "Explorable", "ExplorableError",
     "Gaussian", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
-    "Switches", "Table", "ink", "matplotlib_style", "picture", "record",
+    "Switches", "Table", "ink", "level_rings", "matplotlib_style", "picture", "record",
     "recording_wanted",
 ]

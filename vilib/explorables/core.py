@@ -235,6 +235,30 @@ class Ellipse(Mark):
 
 
 @dataclass(frozen=True)
+class Bar(Mark):
+    """One bar, from `low` to `high` (channels of one number) and from `left` to `right` in units of the x axis.
+    The label stands above it; a line break in it breaks the line, and numbers are put in as in a caption."""
+
+    low: Channel = ""
+    high: Channel = ""
+    left: float = 0.0
+    right: float = 1.0
+
+
+@dataclass(frozen=True)
+class Contour(Mark):
+    """Level lines: closed rings through `(x[i], y[i])`, a nan between two rings, each shaded, so that inner ones are stronger.
+
+    `levels` holds one number a ring, nan after the last; it is written at the ring's foot where there is room. Compute the rings on
+    a field that reaches past the panel, so that a ring which leaves the panel closes out of sight.
+    """
+
+    x: Channel = ""
+    y: Channel = ""
+    levels: Channel = ""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One picture. Panels with the same `column` stand on top of each other; `height` is their share.
 
@@ -403,7 +427,7 @@ class Definition:
                 if isinstance(axis.domain, str):
                     used.append((axis.domain, f"an axis of panel {panel.name!r}"))
             for mark in panel.marks:
-                for key in ("x", "y", "low", "high", "heights", "params"):
+                for key in ("x", "y", "low", "high", "heights", "params", "levels"):
                     if getattr(mark, key, ""):
                         used.append((getattr(mark, key), f"{type(mark).__name__} in panel {panel.name!r}"))
         for control in self.controls:

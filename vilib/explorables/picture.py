@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import Axis, Band, Bars, Definition, Ellipse, Frame, Gaussian, Line, Mark, Panel, Play, Point, Rule, Slider, Stems
+from .core import (
+    Axis, Band, Bar, Bars, Contour, Definition, Ellipse, Frame, Gaussian, Line, Mark, Panel, Play, Point, Rule, Slider, Stems,
+)
 from .palette import ink, matplotlib_style
 
 if TYPE_CHECKING:
@@ -152,7 +154,29 @@ def _ellipse(axes: Axes, mark: Ellipse, frame: Frame, place: Place, color: str) 
             axes.plot(x, y, color=color, linewidth=1.5)
 
 
+def _bar(axes: Axes, mark: Bar, frame: Frame, place: Place, color: str) -> None:
+    low, high = sorted((frame[mark.low][0], frame[mark.high][0]))
+    axes.fill_between([mark.left, mark.right], low, high, color=color, alpha=0.82, linewidth=0)
+    top = max(axes.get_ylim()[0], min(high, axes.get_ylim()[1]))
+    axes.annotate(mark.label.split("\n")[0], ((mark.left + mark.right) / 2, top), xytext=(0, 3), textcoords="offset points",
+                  ha="center", color=color, fontsize=8)
+
+
+def rings(frame: Frame, mark: Contour) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rings of a contour, each as its x and its y."""
+    x, y = frame[mark.x], frame[mark.y]
+    breaks = np.flatnonzero(np.isnan(x))
+    parts = zip(np.split(x, breaks), np.split(y, breaks), strict=True)
+    return [(u[~np.isnan(u)], v[~np.isnan(u)]) for u, v in parts if (~np.isnan(u)).any()]
+
+
+def _contour(axes: Axes, mark: Contour, frame: Frame, place: Place, color: str) -> None:
+    for x, y in rings(frame, mark):
+        axes.fill(x, y, color=color, alpha=0.1, linewidth=0)
+        axes.plot(x, y, color=color, linewidth=0.8)
+
+
 _DRAW: dict[type, Callable[..., None]] = {
-    Line: _line, Band: _band, Bars: _bars, Stems: _stems, Point: _point, Rule: _rule, Gaussian: _gaussian,
-    Ellipse: _ellipse,
+    Line: _line, Band: _band, Bar: _bar, Bars: _bars, Stems: _stems, Point: _point, Rule: _rule, Gaussian: _gaussian,
+    Ellipse: _ellipse, Contour: _contour,
 }

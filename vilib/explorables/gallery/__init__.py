@@ -1,6 +1,7 @@
 """The book's own explorables, one file each; every function here returns a fresh one, ready to show."""
 
+from .elbo_bars import elbo_bars
 from .fit_race import fit_race
 from .gradient_variance import gradient_variance
 
-__all__ = ["fit_race", "gradient_variance"]
+__all__ = ["elbo_bars", "fit_race", "gradient_variance"]

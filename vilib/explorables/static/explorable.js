@@ -213,6 +213,36 @@ globalThis.vilibExplorables ??= (() => {
       return `<path d="${d}V${round(base)}z" style="fill:${ink(mark.ink)}" fill-opacity=".82"/>` +
         `<path d="M${c.box.left} ${round(base)}H${c.box.right}" class="vl-grid"/>`;
     },
+    bar(mark, c) {
+      const [bottom, top] = [c.frame.get(mark.low)[0], c.frame.get(mark.high)[0]].map(c.y).sort((a, b) => b - a);
+      const left = c.x(mark.left ?? 0), right = c.x(mark.right ?? 1);
+      if (!Number.isFinite(top + bottom)) return "";
+      const lines = c.fill(mark.label || "").split("\n"), foot = Math.max(c.box.top, Math.min(c.box.bottom, top)) - c.em * 0.4;
+      lines.forEach((line, i) => c.text((left + right) / 2, foot - (lines.length - 1 - i) * c.em * 1.15, line, mark.ink, "middle"));
+      return `<path d="M${round(left)} ${round(bottom)}H${round(right)}V${round(top)}H${round(left)}z" style="fill:${ink(mark.ink)}" fill-opacity=".82"/>`;
+    },
+    contour(mark, c) {
+      const xs = Array.from(c.frame.get(mark.x), c.x), ys = Array.from(c.frame.get(mark.y), c.y), { box, em } = c;
+      const levels = mark.levels ? c.frame.get(mark.levels) : [], written = [];
+      let out = "", ring = 0;
+      for (let from = 0, i = 0; i <= xs.length; i++) {
+        if (i < xs.length && Number.isFinite(xs[i])) continue;
+        if (i > from) {
+          const x = xs.slice(from, i), y = ys.slice(from, i);
+          out += `<path d="${path(x, y)}z" style="fill:${ink(mark.ink)};stroke:${ink(mark.ink)}" fill-opacity=".1" stroke-width="${c.weight}" stroke-opacity=".75"/>`;
+          let foot = -1;
+          x.forEach((v, k) => { if (v > box.left + em && v < box.right - em && y[k] < box.bottom - em * 0.2 && y[k] > box.top + em && (foot < 0 || y[k] > y[foot])) foot = k; });
+          const clear = foot >= 0 && y[foot] - Math.min(...y) > 2.4 * em && written.every(([a, b]) => Math.abs(a - x[foot]) > 2.2 * em || Math.abs(b - y[foot]) > 1.1 * em);
+          if (clear && Number.isFinite(levels[ring])) {
+            written.push([x[foot], y[foot]]);
+            c.text(x[foot], y[foot] + em * 0.1, String(Number(levels[ring].toPrecision(6))).replace("-", "−"), mark.ink, "middle");
+          }
+          ring++;
+        }
+        from = i + 1;
+      }
+      return out;
+    },
     stems(mark, c) {
       const xs = c.frame.get(mark.x), ys = c.frame.get(mark.y), zero = round(c.y(0));
       let most = 1e-12;
@@ -353,7 +383,7 @@ globalThis.vilibExplorables ??= (() => {
         if (label) words += `<text x="${round(tx)}" y="${round(ty)}" text-anchor="${anchor}" style="fill:${ink(inkName)}" class="vl-halo">${escape(label)}</text>`;
       };
       const context = {
-        frame, x, y, box, em, text, base: Math.min(...yd),
+        frame, x, y, box, em, text, base: Math.min(...yd), fill: (words) => view.fill(words),
         weight: em / 12, time: (name) => view.time(name),
         lineLabel(mark, xs, ys) {
           const inside = (i) => Number.isFinite(ys[i]) && ys[i] >= box.top - 1 && ys[i] <= box.bottom + 1 && xs[i] <= box.right + 1;
