@@ -12,11 +12,13 @@ from vilib.estimators import (
     score_function_mean_baseline, score_function_with, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
-    Cost, Example, correlated_gaussian, cosine_cost, exponential_cost, gaussian_target, kidiq, logistic_one_coefficient,
+    Cost, Example, coin_toss, correlated_gaussian, cosine_cost, exponential_cost, gaussian_target, kidiq, logistic_one_coefficient,
     quadratic_cost, two_component_mixture,
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
+from vilib.laplace import Laplace, laplace
+from vilib.mcmc import Chains, metropolis, metropolis_step
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
 from vilib.noise import antithetic, normal, sobol
@@ -26,7 +28,7 @@ from vilib.quadrature import (
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.types import (
-    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NonFiniteLogJoint, NonScalarLogJoint,
+    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, NoMode, NonFiniteLogJoint, NonScalarLogJoint,
     NotBatchable, NotReparameterizable, ShapeError, UnsupportedSupport, VilibError,
 )
 
@@ -36,7 +38,7 @@ __all__ = [
     # models and families
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
-    "logistic_one_coefficient", "two_component_mixture", "kidiq",
+    "logistic_one_coefficient", "coin_toss", "two_component_mixture", "kidiq",
     # noise
     "normal", "antithetic", "sobol",
     # estimators and baselines
@@ -49,11 +51,13 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    # the neighbours of variational inference
+    "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
     # checks and errors
     "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
-    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed",
+    "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed", "NoMode",
 ]

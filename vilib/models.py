@@ -125,8 +125,10 @@ class Model:
         ) from error
 
 
-def evaluate(log_joint: LogJoint, z: Tensor) -> Tensor:
+def evaluate(log_joint: LogJoint, z: Tensor, *, zero_density: bool = False) -> Tensor:
     """log p(x, z), (S, *R), checked: one finite number a draw.  What every estimator calls.
+
+    zero_density=True lets −inf pass, a density of zero: a proposal may land outside, a draw from q may not.
 
     Raises NonScalarLogJoint, NonFiniteLogJoint (with the draw that gave it).
 
@@ -141,7 +143,7 @@ def evaluate(log_joint: LogJoint, z: Tensor) -> Tensor:
             "Sum over the last axis, .sum(-1); or wrap a function of one draw in vilib.Model."
         )
     if not math.isfinite(log_p.detach().sum()):          # one kernel; only if the sum is not finite do we look at the terms
-        good = torch.isfinite(log_p)
+        good = torch.isfinite(log_p) | ((log_p == -math.inf) if zero_density else False)
         if not good.all():
             raise _non_finite(log_joint, z, log_p, good)
     return log_p
