@@ -59,6 +59,12 @@ def test_the_coin_in_logit_theta():
     assert abs(found.log_evidence.item() - coin.log_evidence) < 0.01
 
 
+def test_without_the_jacobian_it_is_neither():
+    """The density of θ itself, drawn against logit θ, has its mode where θ has: log(15/13), not log(16/14)."""
+    no_jacobian = lambda z: coin_toss(6, 4).model.log_joint({"theta": torch.sigmoid(z[..., 0])})  # noqa: E731
+    assert laplace(no_jacobian, ZERO).q.mean.item() == pytest.approx(math.log(15 / 13), abs=1e-9)
+
+
 def test_the_evidence_improves_like_one_over_n():
     """Stirling: log Γ(n) by Laplace on the log scale is short by 1/(12n) + O(n⁻³)."""
     errors = [math.lgamma(n) - laplace(lambda z: n * z[..., 0] - z[..., 0].exp(), ZERO).log_evidence.item() for n in (10.0, 100.0)]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "models"], ["quadrature", "control_variates"], ["estimators"], ["draws"],
-    ["fit", "nested", "replicates", "laplace", "mcmc"], ["slips"], ["checking"], ["examples"], ["explorables"], ["book"],
+    ["fit", "nested", "replicates", "laplace", "mcmc"], ["slips"], ["checking"], ["checking_mcmc"], ["examples"], ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

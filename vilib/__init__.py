@@ -5,6 +5,7 @@ of it keeps stands at the top of ``types.py``.
 """
 
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
+from vilib.checking_mcmc import check_metropolis
 from vilib.control_variates import constant_baseline, cross_fitted_coefficient, leave_one_out_mean, other_half_mean
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.estimators import (
@@ -57,7 +58,7 @@ __all__ = [
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_metropolis", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "GeneratorDeviceError", "NotReparameterizable", "DependentDraws", "AllFitsFailed", "NoMode",
 ]
