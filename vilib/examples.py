@@ -235,29 +235,29 @@ def coin_toss(heads: float | Tensor = 6, tails: float | Tensor = 4, prior: tuple
     heads, tails, a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (heads, tails, *prior))
     if not (bool((heads >= 0).all() and (tails >= 0).all()) and a > 0 and b > 0):
         raise VilibError(f"heads, tails, prior: counts from 0 and a prior above 0, got {heads.tolist()}, {tails.tolist()}, {prior}.")
-    alpha, beta = torch.broadcast_tensors(a + heads, b + tails)
+    a_n, b_n = torch.broadcast_tensors(a + heads, b + tails)
     log_prior_normaliser = _log_beta(a, b)
-    evidence = _log_beta(alpha, beta) - log_prior_normaliser
+    evidence = _log_beta(a_n, b_n) - log_prior_normaliser
 
     def of_theta(theta: dict[str, Tensor]) -> Tensor:
         chance = theta["theta"]
-        log_p = (alpha - 1).to(chance) * chance.log() + (beta - 1).to(chance) * torch.log1p(-chance)
+        log_p = (a_n - 1).to(chance) * chance.log() + (b_n - 1).to(chance) * torch.log1p(-chance)
         return log_p - log_prior_normaliser.to(chance)
 
     def log_joint(z: Tensor) -> Tensor:
         z = z[..., 0]
-        return alpha.to(z) * z - (alpha + beta).to(z) * softplus(z) - log_prior_normaliser.to(z)
+        return a_n.to(z) * z - (a_n + b_n).to(z) * softplus(z) - log_prior_normaliser.to(z)
 
     def slope(z: Tensor) -> Tensor:
-        return alpha.to(z).unsqueeze(-1) - (alpha + beta).to(z).unsqueeze(-1) * torch.sigmoid(z)
+        return a_n.to(z).unsqueeze(-1) - (a_n + b_n).to(z).unsqueeze(-1) * torch.sigmoid(z)
 
-    centre, width = (alpha / beta).log(), (1 / alpha + 1 / beta).sqrt()                       # mode and curvature in z
-    single = not alpha.ndim
+    centre, width = (a_n / b_n).log(), (1 / a_n + 1 / b_n).sqrt()                       # mode and curvature in z
+    single = not a_n.ndim
     window = (((centre - 4 * width).min().item(), (centre + 4 * width).max().item()),)
     return Example(
         "coin toss", 1, log_joint, window, evidence.item() if single else evidence, slope=slope,
         start=_mean_field([centre.item()], [width.item()]) if single else None, data={"heads": heads, "tails": tails},
-        model=Model(of_theta, {"theta": constraints.unit_interval}, batched=True) if single else None, posterior=Beta(alpha, beta),
+        model=Model(of_theta, {"theta": constraints.unit_interval}, batched=True) if single else None, posterior=Beta(a_n, b_n),
     )
 
 

@@ -2,5 +2,6 @@
 
 from .fit_race import fit_race
 from .gradient_variance import gradient_variance
+from .posterior_three_ways import posterior_three_ways
 
-__all__ = ["fit_race", "gradient_variance"]
+__all__ = ["fit_race", "gradient_variance", "posterior_three_ways"]
