@@ -114,9 +114,9 @@ def _uphill(log_joint: LogJoint, z: Tensor, value: Tensor, step: Tensor) -> Tens
         except NonFiniteLogJoint:                                                 # a Model says nan and +inf by raising
             downhill = torch.ones_like(value, dtype=torch.bool)
         if not downhill.any():
-            break
+            return step
         step = torch.where(downhill.unsqueeze(-1), step / 2, step)
-    return step
+    return step.masked_fill(downhill.unsqueeze(-1), 0.0)                          # it stands at an edge, or on a kink
 
 
 def _expand(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
