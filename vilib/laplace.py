@@ -45,23 +45,38 @@ def laplace(log_joint: LogJoint, start: Tensor, *, max_steps: int = 100) -> Lapl
     >>> round(found.log_evidence.exp().item(), 4)                                                # Γ(3) = 2, by Stirling
     1.9454
     """
+    _check_start(start)
+    mode, before = _climb(log_joint, start.detach(), max_steps)
+    log_p, _, hessian = _expand(log_joint, mode)
+    _check_curvature(mode, hessian, before)
+    tril = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(-hessian)))
+    q = FullRankGaussian(mode, tril.tril(-1) + torch.diag_embed(tril.diagonal(dim1=-2, dim2=-1).log()))
+    return Laplace(q, log_p - q.log_prob_at(torch.zeros_like(mode)))              # p(x, ẑ) / q(ẑ)
+
+
+def _check_start(start: Tensor) -> None:
     if not (isinstance(start, Tensor) and start.is_floating_point() and start.ndim):
         got = f"{start.dtype} of shape {tuple(start.shape)}" if isinstance(start, Tensor) else type(start).__name__
         raise ShapeError(f"start: expected floating-point numbers (*R, D), got {got}. Pass torch.zeros(dim), for instance.")
-    mode, before = _climb(log_joint, start.detach(), max_steps)
-    log_p, _, hessian = _expand(log_joint, mode)
+
+
+def _check_curvature(mode: Tensor, hessian: Tensor, before: Tensor) -> None:
+    """All eigenvalues of H are below zero, and H is settled: in posterior sds, it is what it was a short step before."""
     curvature, axes = torch.linalg.eigh(-hessian)                                 # (*R, D) in rising order, (*R, D, D)
     flat = ~(curvature[..., 0] > torch.finfo(mode.dtype).eps * curvature.abs().amax(-1))
     if flat.any():
-        _not_a_mode(mode, flat, curvature)
-    change = (axes.mT @ (hessian - before) @ axes) * (curvature.rsqrt().unsqueeze(-1) * curvature.rsqrt().unsqueeze(-2))
-    unsettled = ~(change.abs().amax((-1, -2)) < 0.1)
+        highest, lowest = (-curvature[flat][0][i].item() for i in (0, -1))
+        raise NoMode(
+            f"log_joint: at z = {mode[flat][0].tolist()} its slope is zero, but it is not curved downward on every side: the "
+            f"Hessian's eigenvalues go from {lowest:.3g} to {highest:.3g}, and all must be below zero. This is a saddle, a valley or a "
+            "flat ridge. Start elsewhere, or give a prior to the direction that is left free.", mode[flat][0], flat)
+    sds = axes * curvature.rsqrt().unsqueeze(-2)
+    unsettled = ~((sds.mT @ (hessian - before) @ sds).abs().amax((-1, -2)) < 0.1)
     if unsettled.any():
-        _vanishing(mode, unsettled)
-    covariance = (axes / curvature.unsqueeze(-2)) @ axes.mT
-    tril = torch.linalg.cholesky(covariance)
-    q = FullRankGaussian(mode, tril.tril(-1) + torch.diag_embed(tril.diagonal(dim1=-2, dim2=-1).log()))
-    return Laplace(q, log_p - q.log_prob_at(torch.zeros_like(mode)))              # p(x, ẑ) / q(ẑ)
+        raise NoMode(
+            f"log_joint: next to its mode at z = {mode[unsettled][0].tolist()} the curvature changes by a tenth or more in one step of "
+            f"{_close(mode):.0e} posterior sds: the second derivative vanishes or jumps there, and no Gaussian can be read off it.",
+            mode[unsettled][0], unsettled)
 
 
 def _climb(log_joint: LogJoint, z: Tensor, max_steps: int) -> tuple[Tensor, Tensor]:
@@ -138,18 +153,3 @@ def _expand(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             f"log_joint: its derivatives are not finite at z = {bad.tolist()}, where the log joint itself is. Look for a square root or a "
             "power at zero and start elsewhere, or the density may rise without bound in this direction.", bad, ~finite)
     return value.detach(), slope.detach(), 0.5 * (hessian + hessian.mT)
-
-
-def _not_a_mode(z: Tensor, flat: Tensor, curvature: Tensor) -> None:
-    highest, lowest = (-curvature[flat][0][i].item() for i in (0, -1))
-    raise NoMode(
-        f"log_joint: at z = {z[flat][0].tolist()} its slope is zero, but it is not curved downward on every side: the Hessian's "
-        f"eigenvalues go from {lowest:.3g} to {highest:.3g}, and all must be below zero. This is a saddle, a valley or a flat ridge. "
-        "Start elsewhere, or give a prior to the direction that is left free.", z[flat][0], flat)
-
-
-def _vanishing(z: Tensor, unsettled: Tensor) -> None:
-    raise NoMode(
-        f"log_joint: next to its mode at z = {z[unsettled][0].tolist()} the curvature changes by a tenth or more in one "
-        f"step of {_close(z):.0e} posterior sds: the second derivative vanishes or jumps there, and no Gaussian can be read off it.",
-        z[unsettled][0], unsettled)

@@ -31,7 +31,7 @@ METHODS = {
 }
 THETA = np.linspace(-0.12, 1.12, 94)
 THETA_BINS = np.linspace(0.0, 1.0, BINS + 1)
-LOGIT = np.linspace(-7.0, 7.0, 113)
+LOGIT = np.linspace(-6.0, 6.0, 113)
 FINE = np.linspace(-60.0, 60.0, 12_001)  # logit: where distribution functions are compared
 
 
@@ -63,7 +63,7 @@ def _gaussians(heads: int, tails: int, prior: str) -> dict[str, object]:
     at = torch.from_numpy(np.nan_to_num(logit)).unsqueeze(-1)
     exact = coin.posterior
     out: dict[str, object] = {
-        "alpha": exact.concentration1.item(), "beta": exact.concentration0.item(), "tosses": heads + tails,
+        "tosses": f"{heads + tails} toss" + "es" * (heads + tails != 1), "named": f"Beta({exact.concentration1:g}, {exact.concentration0:g})",
         "curve_exact": _on_theta((coin(at) - coin.log_evidence).exp().numpy()),
         "logit_exact": (coin(torch.from_numpy(LOGIT).unsqueeze(-1)) - coin.log_evidence).exp().numpy(),
         "mean_exact": exact.mean.item(), "sd_exact": exact.stddev.item(), "evidence_exact": coin.log_evidence, "error_exact": 0.0,
@@ -142,6 +142,7 @@ def compute(heads: int, tails: int, prior: str, evaluations: int, seed: int) -> 
     frame |= {name: value for name, value in grids[EVALUATIONS.index(evaluations)].items() if name != "error_grid"} | {
         "theta_grid": THETA, "logit_grid": LOGIT, "counts": np.array(EVALUATIONS), "bins": 0.5 * (THETA_BINS[1:] + THETA_BINS[:-1]),
         "histogram": np.minimum(np.histogram(theta, THETA_BINS)[0] * (BINS / evaluations), 9.0),
+        "drawn": f"of the grid's {evaluations} points, {NODES} are drawn" if evaluations > NODES else "",
         "mean_mcmc": theta.mean(), "sd_mcmc": theta.std(), "evidence_mcmc": float("nan"),
         "error_grid": np.array([grid["error_grid"] for grid in grids]), "error_mcmc": errors[seed], "typical_mcmc": np.median(errors, 0),
     }
@@ -169,16 +170,16 @@ def _panels() -> tuple[Panel, ...]:
               Axis("density", (0.0, 8.0)),
               (curve("exact", fill=True, label="exact"),
                Line(x="bins", y="histogram", ink="mcmc", when=on("mcmc"), width=1.0, points=True),
-               curve("laplace_theta", width=1.8, dashed=True), curve("laplace_logit", width=1.8, dashed=False), curve("vi")), 0),
-        Panel("logit", "The same on the logit scale", Axis("logit θ", (-7.0, 7.0)), Axis("density", (0.0, 1.8)),
+               curve("laplace_theta", dashed=True), curve("laplace_logit"), curve("vi")), 0),
+        Panel("logit", "The same on the logit scale", Axis("logit θ", (-6.0, 6.0)), Axis("density", (0.0, 1.8)),
               (Line(x="logit_grid", y="logit_exact", ink="target", fill=True, when=on("exact")),
                Stems(x="grid_z", y="grid_p", ink="muted", when=on("grid")),
                Gaussian(params="gaussian_laplace_logit", ink="laplace", when=on("laplace_logit"), fill=False),
-               Gaussian(params="gaussian_vi", ink="q", when=on("vi"), fill=False)), 1),
+               Gaussian(params="gaussian_vi", ink="q", when=on("vi"), fill=False)), 1, note="{drawn}"),
         Panel("error", "What more evaluations buy", Axis("evaluations of the log joint", (10, 2560), "log", EVALUATIONS),
               Axis("largest error of a P(θ ≤ t)", (1e-5, 1.0), "log"),
               (error("laplace_theta", dashed=True, label="Laplace, θ", aside=True),
-               error("laplace_logit", dashed=False, label="Laplace, logit", aside=True), error("vi", label="VI", aside=True),
+               error("laplace_logit", label="Laplace, logit", aside=True), error("vi", label="VI", aside=True),
                error("grid", label="grid", aside=True), Line(x="counts", y="typical_mcmc", ink="mcmc", when=on("mcmc"), label="MCMC", aside=True),
                Line(x="counts", y="error_mcmc", ink="mcmc", when=on("mcmc"), width=0, points=True),
                Point(x="counts", y="error_grid", at="evaluations", ink="muted", when=on("grid")),
@@ -202,16 +203,16 @@ def posterior_three_ways(**values: object) -> Explorable:
         name="posterior-three-ways",
         title="One coin: how far off is each way to its posterior?",
         controls=(
-            Slider("evaluations", "evaluations spent", EVALUATIONS, 160, "d"),
+            Slider("evaluations", "evaluations", EVALUATIONS, 160, "d"),
             NewNoise("seed", "New noise", SEEDS),
             Slider("heads", "heads", COUNTS, 6, "d"),
-            Slider("tails", "tails", COUNTS, 4, "d"),
-            Choice("prior", "prior of θ", {key: label for key, (label, _) in PRIORS.items()}, "fair"),
+            Slider("tails", "tails", COUNTS, 1, "d"),
+            Choice("prior", "prior of θ", {key: label for key, (label, _) in PRIORS.items()}, "flat"),
             Switches("methods", "methods", labels, tuple(labels), inks),
         ),
         compute=compute,
         panels=_panels(),
-        caption="{heads} heads in {tosses} tosses: the posterior is Beta({alpha:.3g}, {beta:.3g}). {verdict}",
+        caption="Heads {heads} times in {tosses}: the posterior is {named}. {verdict}",
         table=Table(labels, (
             Column("mean of θ", "mean_{row}", ".4f"), Column("sd of θ", "sd_{row}", ".4f"),
             Column("log evidence", "evidence_{row}", ".4f", "", "nats; for VI the ELBO, which is a bound; draws give none"),
@@ -221,7 +222,7 @@ def posterior_three_ways(**values: object) -> Explorable:
             "curve_*": Precision(step=0.02), "logit_exact": Precision(step=0.004), "grid_z": Precision(step=0.01), "grid_p": Precision(step=0.01),
             "gaussian_*": Precision(step=5e-4), "histogram": Precision(step=0.02), "mean_*": Precision(step=5e-5), "sd_*": Precision(step=5e-5),
             "evidence_*": Precision(step=5e-5), "error_*": Precision(relative=0.005), "typical_mcmc": Precision(relative=0.02),
-            "alpha": Precision(step=0.5), "beta": Precision(step=0.5), "tosses": Precision(step=1), "missed": Precision(relative=0.005),
+            "missed": Precision(relative=0.005),
         },
     )
     return Explorable(definition, **values)
