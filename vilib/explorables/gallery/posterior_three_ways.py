@@ -49,9 +49,9 @@ def _coin(heads: int, tails: int, prior: str) -> tuple[Example, np.ndarray]:
 
 
 def _on_theta(density: np.ndarray) -> np.ndarray:
-    """From a density of logit θ at the THETA inside (0, 1) to one of θ, nan outside, cut above the picture."""
+    """From a density of logit θ at the THETA inside (0, 1) to one of θ, zero outside, cut above the picture."""
     inside = (THETA > 0) & (THETA < 1)
-    return np.where(inside, np.minimum(density / np.where(inside, THETA * (1 - THETA), 1.0), 9.0), np.nan)
+    return np.where(inside, np.minimum(density / np.where(inside, THETA * (1 - THETA), 1.0), 9.0), 0.0)
 
 
 @lru_cache(maxsize=256)
@@ -142,7 +142,7 @@ def compute(heads: int, tails: int, prior: str, evaluations: int, seed: int) -> 
     frame |= {name: value for name, value in grids[EVALUATIONS.index(evaluations)].items() if name != "error_grid"} | {
         "theta_grid": THETA, "logit_grid": LOGIT, "counts": np.array(EVALUATIONS), "bins": 0.5 * (THETA_BINS[1:] + THETA_BINS[:-1]),
         "histogram": np.minimum(np.histogram(theta, THETA_BINS)[0] * (BINS / evaluations), 9.0),
-        "drawn": f"of the grid's {evaluations} points, {NODES} are drawn" if evaluations > NODES else "",
+        "drawn": f"{NODES} of {evaluations} grid points drawn" if evaluations > NODES else "",
         "mean_mcmc": theta.mean(), "sd_mcmc": theta.std(), "evidence_mcmc": float("nan"),
         "error_grid": np.array([grid["error_grid"] for grid in grids]), "error_mcmc": errors[seed], "typical_mcmc": np.median(errors, 0),
     }
@@ -168,10 +168,10 @@ def _panels() -> tuple[Panel, ...]:
     return (
         Panel("theta", "The posterior of θ", Axis("θ, the chance of heads", (-0.12, 1.12), ticks=(0, 0.25, 0.5, 0.75, 1)),
               Axis("density", (0.0, 8.0)),
-              (curve("exact", fill=True, label="exact"),
+              (curve("exact", fill=True),
                Line(x="bins", y="histogram", ink="mcmc", when=on("mcmc"), width=1.0, points=True),
                curve("laplace_theta", dashed=True), curve("laplace_logit"), curve("vi")), 0),
-        Panel("logit", "The same on the logit scale", Axis("logit θ", (-6.0, 6.0)), Axis("density", (0.0, 1.8)),
+        Panel("logit", "On the logit scale", Axis("logit θ", (-6.0, 6.0)), Axis("density", (0.0, 1.8)),
               (Line(x="logit_grid", y="logit_exact", ink="target", fill=True, when=on("exact")),
                Stems(x="grid_z", y="grid_p", ink="muted", when=on("grid")),
                Gaussian(params="gaussian_laplace_logit", ink="laplace", when=on("laplace_logit"), fill=False),
@@ -220,8 +220,8 @@ def posterior_three_ways(**values: object) -> Explorable:
         ), inks, "methods"),
         precision={
             "curve_*": Precision(step=0.02), "logit_exact": Precision(step=0.004), "grid_z": Precision(step=0.01), "grid_p": Precision(step=0.01),
-            "gaussian_*": Precision(step=5e-4), "histogram": Precision(step=0.02), "mean_*": Precision(step=5e-5), "sd_*": Precision(step=5e-5),
-            "evidence_*": Precision(step=5e-5), "error_*": Precision(relative=0.005), "typical_mcmc": Precision(relative=0.02),
+            "gaussian_*": Precision(step=5e-4), "histogram": Precision(step=0.02), "mean_*": Precision(step=2e-6), "sd_*": Precision(step=2e-6),
+            "evidence_*": Precision(step=2e-6), "error_*": Precision(relative=0.005), "typical_mcmc": Precision(relative=0.02),
             "missed": Precision(relative=0.005),
         },
     )
