@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from helpers import full_rank, gaussian, seeded, tensor
-from torch.distributions import HalfCauchy, Normal
+from torch.distributions import Bernoulli, Beta, HalfCauchy, Normal
 
 from vilib import (
-    best_gaussian, correlated_gaussian, cosine_cost, eight_schools, exact_elbo, exact_gradient, expectation, exponential_cost,
+    VilibError, best_gaussian, coin_toss, correlated_gaussian, cosine_cost, eight_schools, exact_elbo, exact_gradient, expectation,
+    exponential_cost,
     gaussian_target, kidiq, log_evidence, logistic_one_coefficient, moments, posterior_density, quadratic_cost,
     two_component_mixture,
 )
@@ -24,6 +25,7 @@ MODELS = {
     "gaussian": gaussian_target(0.5, 1.7), "correlated": correlated_gaussian(0.9, (1.0, 0.5)),
     "logistic": logistic_one_coefficient(),
     "logistic, 3 rows": logistic_one_coefficient(tensor(0.5, -1.0, 2.0), tensor(1.0, 0.0, 1.0)),
+    "coin": coin_toss(6, 4), "coin, no tails": coin_toss(12, 0, (2.0, 2.0)),
     "mixture": two_component_mixture(), "uneven mixture": two_component_mixture((-1.0, 4.0), (0.5, 2.0), 0.3),
     "kidiq": kidiq(), "kidiq, centred": kidiq(centred=True),
     "eight schools": eight_schools(),
@@ -144,6 +146,47 @@ def test_logistic_rows_add_up():
     z = torch.linspace(-3, 3, 7, dtype=torch.float64)
     by_hand = torch.distributions.Bernoulli(logits=z.unsqueeze(-1) * x).log_prob(y).sum(-1) + Normal(0.0, 1.0).log_prob(z)
     close(MODELS["logistic, 3 rows"](z.unsqueeze(-1)), by_hand)
+
+
+@pytest.mark.parametrize("heads, tails, prior, evidence", [(6, 4, (10, 10), -7.069375), (17, 13, (5, 3), -21.397242)])
+def test_the_coin_is_the_model_on_paper(heads, tails, prior, evidence):
+    coin, posterior = coin_toss(heads, tails, prior), Beta(*tensor(prior[0] + heads, prior[1] + tails))
+    assert coin.log_evidence == pytest.approx(evidence, abs=1e-6)
+    z = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    theta = torch.sigmoid(z)
+    tosses = tensor(*[1] * heads, *[0] * tails)
+    by_hand = Beta(*tensor(*prior)).log_prob(theta) + Bernoulli(theta.unsqueeze(-1)).log_prob(tosses).sum(-1)
+    close(coin.model.log_joint({"theta": theta}), by_hand)
+    close(coin(z.unsqueeze(-1)), by_hand + theta.log() + torch.log1p(-theta))
+    close(coin(z.unsqueeze(-1)), coin.model(z.unsqueeze(-1)))
+    close(coin(z.unsqueeze(-1)) - coin.log_evidence, posterior.log_prob(theta) + theta.log() + torch.log1p(-theta))
+    close(coin.posterior.mean, posterior.mean)
+
+
+def test_the_best_gaussian_of_the_coin_has_the_posterior_mean_of_theta():
+    """At the optimum E_q[θ] = α/(α+β) and s² = 1/((α+β) E_q[θ(1−θ)])."""
+    q, elbo = coin_toss(6, 4).best
+    assert (q.mean.item(), q.stddev.item(), elbo) == pytest.approx((0.137999, 0.372017, -7.069509), abs=1e-6)
+    assert expectation(lambda z: torch.sigmoid(z[..., 0]), q).item() == pytest.approx(16 / 30, abs=1e-9)
+    spread = expectation(lambda z: torch.sigmoid(z[..., 0]) * torch.sigmoid(-z[..., 0]), q).item()
+    assert q.stddev.item() ** 2 == pytest.approx(1 / (30 * spread), abs=1e-9)
+
+
+def test_a_batch_of_coins():
+    heads, tails = tensor(6.0, 0.0, 3.0), tensor(4.0)
+    batch, z = coin_toss(heads, tails, (2.0, 1.0)), torch.randn(5, 3, 1, generator=seeded(), dtype=torch.float64)
+    for i, h in enumerate(heads.tolist()):
+        alone = coin_toss(h, 4, (2.0, 1.0))
+        close(batch(z)[:, i], alone(z[:, i]))
+        close(batch.slope(z)[:, i], alone.slope(z[:, i]))
+        assert batch.log_evidence[i].item() == pytest.approx(alone.log_evidence) and batch.posterior.mean[i] == alone.posterior.mean
+    assert batch.model is None and batch.best is None
+
+
+@pytest.mark.parametrize("bad", [dict(heads=-1), dict(tails=tensor(1.0, -2.0)), dict(prior=(0.0, 1.0))], ids=str)
+def test_a_coin_that_cannot_be(bad):
+    with pytest.raises(VilibError, match="heads, tails, prior: counts from 0 and a prior above 0, got "):
+        coin_toss(**bad)
 
 
 def test_a_gaussian_settles_on_one_mode_of_the_mixture():

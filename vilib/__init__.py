@@ -11,6 +11,7 @@ from vilib.amortized import (
 )
 from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
+from vilib.checking_mcmc import check_metropolis
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,
@@ -30,13 +31,15 @@ from vilib.estimators import (
     self_normalized_score_function, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
-    Cost, Example, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target, kidiq,
+    Cost, Example, coin_toss, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target, kidiq,
     logistic_one_coefficient, quadratic_cost, two_component_mixture,
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
 from vilib.iwae import doubly_reparameterized, iwae
+from vilib.laplace import Laplace, laplace
 from vilib.linear_vae import PPCA, LinearVAE, ppca
+from vilib.mcmc import Chains, metropolis, metropolis_step
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
 from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
@@ -51,7 +54,7 @@ from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
 from vilib.training import Training, train
 from vilib.types import (
-    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NonFiniteLogJoint,
+    AllFitsFailed, DependentDraws, GeneratorDeviceError, MissingGenerator, MissingPackage, NoMode, NonFiniteLogJoint,
     NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
     VilibError,
 )
@@ -63,7 +66,7 @@ __all__ = [
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian", "FactorizedBernoulli", "FactorizedCategorical",
     "FactorizedLogJoint",
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
-    "logistic_one_coefficient", "two_component_mixture", "kidiq", "eight_schools",
+    "logistic_one_coefficient", "coin_toss", "two_component_mixture", "kidiq", "eight_schools",
     "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
     "ordered", "OrderedTransform", "SimplexTransform",
     # noise
@@ -89,6 +92,8 @@ __all__ = [
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
     "ppca", "PPCA", "LinearVAE", "digits",
+    # the neighbours of variational inference
+    "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
@@ -96,8 +101,8 @@ __all__ = [
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
-    "AllFitsFailed", "NotConverged",
+    "AllFitsFailed", "NoMode", "NotConverged",
 ]

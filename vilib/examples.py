@@ -15,13 +15,13 @@ from importlib import resources
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Beta, Distribution, constraints
 from torch.nn.functional import softplus
 
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import Model
 from vilib.quadrature import additive_moments, best_gaussian, log_evidence
-from vilib.types import LogJoint
+from vilib.types import LogJoint, VilibError
 
 # ---- costs ----------------------------------------------------------------------------------------------------------
 
@@ -144,23 +144,25 @@ class Example:
     """A log joint and what is known about it.  Calling it calls the log joint.
 
     dim: D.  window: (lower, upper) for each coordinate, a box to draw it in.
-    log_evidence: log p(x) in nats, None where the prior is improper.
+    log_evidence: log p(x) in nats, None where the prior is improper; (*R) for a batch.
     start: where the search for ``best`` begins.  reference: name -> {"mean", "sd", …} of a long MCMC run, or None.
     slope: z (..., D) -> ∇_z log p(x, z) (..., D) by hand, None where autograd does it; a test holds the two equal.
     model: the :class:`vilib.models.Model` behind it, where the parameters have names and supports.
+    posterior: the exact posterior on the scale of the model's parameters, where there is one.
     """
 
     name: str
     dim: int
     log_joint: LogJoint
     window: tuple[tuple[float, float], ...]
-    log_evidence: float | None = None
+    log_evidence: float | Tensor | None = None
     start: Gaussian | None = None
     slope: LogJoint | None = None
     known_best: tuple[Gaussian, float] | None = None
     reference: Mapping[str, Mapping[str, float]] | None = None
     model: Model | None = None
     data: Mapping[str, Tensor] = field(default_factory=dict)
+    posterior: Distribution | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.log_joint(z)
@@ -215,6 +217,48 @@ def correlated_gaussian(rho: float = 0.9, sds: tuple[float, float] = (1.0, 1.0))
     best = _mean_field([0.0, 0.0], [a * math.sqrt(r), b * math.sqrt(r)])
     window = ((-3.5 * a, 3.5 * a), (-3.5 * b, 3.5 * b))
     return Example("correlated Gaussian", 2, log_joint, window, 0.0, slope=slope, known_best=(best, 0.5 * math.log(r)))
+
+
+def coin_toss(heads: float | Tensor = 6, tails: float | Tensor = 4, prior: tuple[float, float] = (10.0, 10.0)) -> Example:
+    """Tosses of a coin whose probability of heads θ has the prior Beta(a, b), z = logit θ.  (eq:coin-posterior)
+
+    heads, tails: counts, numbers or tensors (*R) for a batch of experiments; then the log joint takes z (..., *R, 1).
+    The posterior is Beta(a + heads, b + tails), the evidence of the tosses in their order B(a + heads, b + tails)/B(a, b).  On the
+    logit scale the log joint is (a + heads) z − (a + b + heads + tails) softplus(z) − log B(a, b), the Jacobian θ(1 − θ) included.
+
+    Raises VilibError for a negative count or a prior that is not above zero.
+
+    >>> coin = coin_toss(6, 4)
+    >>> coin.posterior.concentration1.item(), coin.posterior.concentration0.item(), round(coin.log_evidence, 6)
+    (16.0, 14.0, -7.069375)
+    """
+    heads, tails, a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (heads, tails, *prior))
+    if not (bool((heads >= 0).all() and (tails >= 0).all()) and a > 0 and b > 0):
+        raise VilibError(f"heads, tails, prior: counts from 0 and a prior above 0, got {heads.tolist()}, {tails.tolist()}, {prior}.")
+    a_n, b_n = torch.broadcast_tensors(a + heads, b + tails)
+    log_prior_normaliser = _log_beta(a, b)
+    evidence = _log_beta(a_n, b_n) - log_prior_normaliser
+
+    def of_theta(theta: dict[str, Tensor]) -> Tensor:
+        chance = theta["theta"]
+        log_p = (a_n - 1).to(chance) * chance.log() + (b_n - 1).to(chance) * torch.log1p(-chance)
+        return log_p - log_prior_normaliser.to(chance)
+
+    def log_joint(z: Tensor) -> Tensor:
+        z = z[..., 0]
+        return a_n.to(z) * z - (a_n + b_n).to(z) * softplus(z) - log_prior_normaliser.to(z)
+
+    def slope(z: Tensor) -> Tensor:
+        return a_n.to(z).unsqueeze(-1) - (a_n + b_n).to(z).unsqueeze(-1) * torch.sigmoid(z)
+
+    centre, width = (a_n / b_n).log(), (1 / a_n + 1 / b_n).sqrt()                       # mode and curvature in z
+    single = not a_n.ndim
+    window = (((centre - 4 * width).min().item(), (centre + 4 * width).max().item()),)
+    return Example(
+        "coin toss", 1, log_joint, window, evidence.item() if single else evidence, slope=slope,
+        start=_mean_field([centre.item()], [width.item()]) if single else None, data={"heads": heads, "tails": tails},
+        model=Model(of_theta, {"theta": constraints.unit_interval}, batched=True) if single else None, posterior=Beta(a_n, b_n),
+    )
 
 
 def logistic_one_coefficient(x: Tensor | None = None, y: Tensor | None = None) -> Example:
@@ -333,6 +377,10 @@ def eight_schools() -> Example:
 
 def _stored(name: str) -> dict:
     return json.loads(resources.files("vilib").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
 
 
 def _mean_field(mean: list[float], sd: list[float]) -> MeanFieldGaussian:

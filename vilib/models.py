@@ -136,15 +136,19 @@ class Model:
         ) from error
 
 
-def evaluate(log_joint: LogJoint, z: Tensor) -> Tensor:
+def evaluate(log_joint: LogJoint, z: Tensor, *, zero_density: bool = False) -> Tensor:
     """log p(x, z), (S, *R), checked: one finite number a draw.  What every estimator calls.
+
+    zero_density=True lets −inf pass, a density of zero: a proposal may land outside, a draw from q may not.
 
     Raises NonScalarLogJoint, NonFiniteLogJoint (with the draw that gave it).
 
     >>> evaluate(lambda z: -z.square().sum(-1), torch.ones(2, 3))
     tensor([-3., -3.])
     """
-    return _evaluate(log_joint, z)[0]
+    log_p = log_joint(z)
+    _checked_sum(log_joint, z, log_p, zero_density)
+    return log_p
 
 
 def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +157,7 @@ def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     return log_p, _checked_sum(log_joint, z, log_p)
 
 
-def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor) -> Tensor:
+def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor, zero_density: bool = False) -> Tensor:
     if not isinstance(log_p, Tensor) or log_p.shape != z.shape[:-1]:
         got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
         raise NonScalarLogJoint(
@@ -162,7 +166,7 @@ def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor) -> Tensor:
         )
     total = log_p.sum()
     if not math.isfinite(total.item()):                  # only if the sum is not finite do we look at the terms
-        good = torch.isfinite(log_p)
+        good = torch.isfinite(log_p) | ((log_p == -math.inf) if zero_density else False)
         if not good.all():
             raise _non_finite(log_joint, z, log_p, good)
     return total

@@ -99,6 +99,17 @@ class AllFitsFailed(VilibError):
         self.failed_at = failed_at
 
 
+class NoMode(VilibError):
+    """Climbing the log joint did not end on a mode that is curved downward on all sides.
+
+    ``z`` (D,) is where one of the climbs ended, ``replicates`` (*R) marks every problem of the batch that failed.
+    """
+
+    def __init__(self, message: str, z: Tensor, replicates: Tensor):
+        super().__init__(message)
+        self.z, self.replicates = z, replicates
+
+
 def check_generator(generator: torch.Generator | None, device: torch.device | str | None = None) -> torch.Generator:
     """Return ``generator`` if it is one and lives on ``device`` (None: anywhere); otherwise say what to do.
 

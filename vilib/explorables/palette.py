@@ -30,6 +30,8 @@ INKS: dict[str, Ink] = {
     "control": Ink("#a23b78", "#f09acb", "7 3", "s"),
     "pathwise": Ink("#0067a5", "#62bbf5", "", "^"),
     "stl": Ink("#00745a", "#45cfa3", "2 3", "D"),
+    "laplace": Ink("#6a3fb5", "#bda2f5", "9 3", "v"),
+    "mcmc": Ink("#00707a", "#4fc9d4", "", "o"),
     "text": Ink("#1f2630", "#e6e9ee"),
     "muted": Ink("#5f6875", "#a3acb8"),
 }

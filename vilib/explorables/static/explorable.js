@@ -157,10 +157,11 @@ globalThis.vilibExplorables ??= (() => {
     score: (x, y, r) => `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`,
     control: (x, y, r) => `M${x - r * 0.9} ${y - r * 0.9}h${r * 1.8}v${r * 1.8}h${-r * 1.8}z`,
     pathwise: (x, y, r) => `M${x} ${y - r * 1.15}L${x + r * 1.1} ${y + r * 0.85}L${x - r * 1.1} ${y + r * 0.85}z`,
+    laplace: (x, y, r) => `M${x} ${y + r * 1.15}L${x - r * 1.1} ${y - r * 0.85}L${x + r * 1.1} ${y - r * 0.85}z`,
     stl: (x, y, r) => `M${x} ${y - r * 1.2}L${x + r * 1.2} ${y}L${x} ${y + r * 1.2}L${x - r * 1.2} ${y}z`,
   };
   const marker = (name, x, y, r) => (MARKER[name] || MARKER.score)(round(x), round(y), round(r));
-  const DASH = { control: "7 3", stl: "2 3" };
+  const DASH = { control: "7 3", stl: "2 3", laplace: "9 3" };
 
   /** Parameter tuples at a time that may lie between two recorded ones; the channel holds each parameter at all times. */
   function between(values, width, time) {
