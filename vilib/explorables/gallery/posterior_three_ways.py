@@ -83,7 +83,7 @@ def _gaussians(heads: int, tails: int, prior: str) -> dict[str, object]:
 
 def _laplace_in_theta(coin: Example, cdf: np.ndarray) -> dict[str, object]:
     try:
-        found = laplace(lambda z: coin.model.log_joint({"theta": z[..., 0]}), coin.posterior.mean.reshape(1), max_steps=30)
+        found = laplace(lambda z: coin.model.log_joint({"theta": z[..., 0]}), coin.posterior.mean.reshape(1), max_steps=15)
     except NoMode:
         gap = float("nan")
         return {f"{name}_laplace_theta": gap for name in ("mean", "sd", "evidence", "error")} | {"curve_laplace_theta": np.full(len(THETA), gap)}
