@@ -60,7 +60,11 @@ MOVES = """async (root, { name, values, live }) => {
     port2.postMessage(0);
   }));
   for (const value of values) {
-    const frame = Number(root.dataset.frame), start = performance.now();
+    const next = new Promise((done) => { // polling would wait in steps of the timer's own 4 ms
+      const seen = new MutationObserver(() => { seen.disconnect(); done(); });
+      seen.observe(root, { attributes: true, attributeFilter: ["data-frame"] });
+    });
+    const start = performance.now();
     if (control.kind === "noise") root.querySelector(`button[name=${name}]`).click();
     else {
       const node = root.querySelector(`[name=${name}]`), box = control.kind === "switches";
@@ -70,7 +74,7 @@ MOVES = """async (root, { name, values, live }) => {
         node.dispatchEvent(new Event(control.kind === "choice" ? "change" : "input", { bubbles: true }));
       }
     }
-    while (Number(root.dataset.frame) === frame) await new Promise((done) => setTimeout(done, 0));
+    await next;
     const drawn = performance.now();
     took.push([Number(root.dataset.drawMs), await shown() - start, drawn - start]);
     if (live) await new Promise((done) => setTimeout(done, 30)); // a hand is not that fast

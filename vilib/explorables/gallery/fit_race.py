@@ -55,6 +55,7 @@ from ..core import (
     Switches,
     Table,
 )
+from ..threads import one_thread
 from ..widget import Explorable
 
 FITS = 32
@@ -188,6 +189,7 @@ def _target(target: str) -> dict[str, object]:
     return channels
 
 
+@one_thread()
 def compute(sample_count: int, step_size: float, optimizer: str, target: str, seed: int) -> dict[str, object]:
     """One frame; see the panels below for what each channel is."""
     race = _race(target, optimizer, sample_count, STEP_SIZES.index(step_size))

@@ -43,6 +43,7 @@ from ..core import (
     Switches,
     Table,
 )
+from ..threads import one_thread
 from ..widget import Explorable
 
 REPLICATES = 500
@@ -127,6 +128,7 @@ def _curves(cost: str, mu: float, log_sigma: float) -> dict[str, np.ndarray]:
             "f_range": np.array([low, high]), "q_curve": low + 0.4 * (high - low) * (density / density.max()).numpy()}
 
 
+@one_thread()
 def compute(sample_count: int, cost: str, mu: float, log_sigma: float, seed: int) -> dict[str, object]:
     """One frame; see the panels below for what each channel is."""
     mu, log_sigma = float(mu), float(log_sigma)
