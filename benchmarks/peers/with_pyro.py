@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from worker import PATHS, on_one_core, serve
+from worker import PATHS, main, on_one_core
 
 on_one_core()
 sys.path[:0] = PATHS
@@ -87,8 +87,4 @@ def autoencoder(num_epochs: int, batch_size: int, hidden: int, step_size: float)
 JOBS = {"fit": fit, "autoencoder": autoencoder}
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["cold"]:
-        call, read = fit({"name": "eight schools"}, num_samples=10, num_steps=2000, step_size=0.02)
-        print(read(call(0))["mean"][0][0])
-    else:
-        serve(JOBS)
+    main(JOBS, cold=fit)

@@ -51,3 +51,12 @@ def serve(jobs: dict[str, Callable]) -> None:
         else:
             reply = read(made)
         print(json.dumps(reply), file=replies, flush=True)
+
+
+def main(jobs: dict[str, Callable], cold: Callable) -> None:
+    """What a peer's process does: with the argument ``cold`` one fit by ``cold``, printed; else :func:`serve`."""
+    if sys.argv[1:] == ["cold"]:
+        call, read = cold({"name": "eight schools"}, num_samples=10, num_steps=2000, step_size=0.02)
+        print(read(call(0))["mean"][0][0])
+    else:
+        serve(jobs)
