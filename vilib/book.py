@@ -315,7 +315,8 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
     """Decide what this page loads. Runs last."""
     if "body" in context:
         context["body"] = _images_later(app, context["body"])
-    if EXPLORABLE in context.get("body", ""):
+    moves = EXPLORABLE in context.get("body", "")
+    if moves:
         app.add_css_file("explorable.css")
         app.add_js_file("explorable.js", loading_method="async")
         app.add_js_file(None, body=LAYOUT_LATER)
@@ -335,7 +336,7 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
     for kind in ("script_files", "css_files"):
         context[kind][:] = [asset for asset in context[kind] if wanted(asset)]
 
-    if EXPLORABLE in context.get("body", ""):
+    if moves:
         context["script_files"][:] = [_deferred(asset) for asset in context["script_files"]]
 
 

@@ -125,6 +125,7 @@ class Visit:
         self.page.wait_for_function(
             """() => [...document.querySelectorAll(".vilib-explorable")].every((e) => /true|failed/.test(e.dataset.ready))"""
         )
+        self.page.wait_for_function("() => !document.documentElement.classList.contains('vilib-first')")  # all laid out
         self.page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
         self.page.evaluate("() => document.fonts.ready.then(() => null)")
         self.page.evaluate(  # a picture is fetched when a reader comes near it

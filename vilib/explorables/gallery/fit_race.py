@@ -24,6 +24,7 @@ from vilib import (
     adam,
     correlated_gaussian,
     fit,
+    gaussian_kl,
     leave_one_out,
     logistic_one_coefficient,
     moments,
@@ -155,18 +156,12 @@ def _exact(example: Example, key: str, q: MeanFieldGaussian, sample_count: int) 
     of_one = moments(example, q, rule, elbo=True)
     elbo, variance = of_one.mean_f[..., 0], of_one.variances(sample_count)[name].sum(-1)
     best, _ = example.best
-    kl = _gaussian_kl(q, best.mean, best.stddev)
+    kl = gaussian_kl(q, best)
     if example.name == "two-component mixture":  # its mirror image is as good
-        kl = torch.minimum(kl, _gaussian_kl(q, -best.mean, best.stddev))
+        kl = torch.minimum(kl, gaussian_kl(q, MeanFieldGaussian(-best.mu, best.omega)))
     found = {"elbo": elbo, "kl": kl, "variance": variance, "mean": mu, "sd": omega.exp()}
     return {name: torch.where(lost.reshape(*lost.shape, *(1,) * (x.ndim - lost.ndim)), math.nan, x).numpy()
             for name, x in found.items()}
-
-
-def _gaussian_kl(q: MeanFieldGaussian, mean: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
-    """KL(q ‖ N(mean, sd²)), summed over coordinates."""
-    ratio = (q.stddev / sd).square()
-    return 0.5 * (ratio + ((q.mean - mean) / sd).square() - 1 - ratio.log()).sum(-1)
 
 
 @lru_cache(maxsize=8)
