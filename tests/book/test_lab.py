@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from book.hands import Hands
 from book.lab import ROOT, Notebook, jupyter_lab, write_notebook
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from traitlets.config.loader import PyFileConfigLoader
 
 from vilib.explorables.core import Definition
 from vilib.explorables.gallery import fit_race, gradient_variance
@@ -225,6 +230,22 @@ def test_play_needs_no_kernel(notebook):
     hands.until_drawn_after(frame + 2)
     assert notebook.value("race._request") == request
     assert notebook.value("race.step") == last
+
+
+def test_an_answer_is_not_held_back_until_the_one_before_is_acknowledged(monkeypatch):
+    """TCP_NODELAY on every kernel's websocket, in the server that `make lab` starts and on Binder."""
+    ours = ROOT / "binder" / "jupyter_server_config.py"
+    used = Path(sys.prefix) / "etc" / "jupyter" / ours.name
+    assert used.read_text() == ours.read_text(), "the environment's copy is old: make lab copies it again"
+    made = PyFileConfigLoader(ours.name, path=str(ours.parent)).load_config()
+    connection = made.ServerApp.kernel_websocket_connection_class
+    done = []
+    monkeypatch.setattr(ZMQChannelsWebsocketConnection, "connect", lambda self: done.append("connected"))
+    handler = SimpleNamespace(set_nodelay=lambda on: done.append(("nodelay", on)))
+    stub = object.__new__(connection)
+    monkeypatch.setattr(connection, "websocket_handler", handler)
+    stub.connect()
+    assert done == [("nodelay", True), "connected"]
 
 
 def test_a_chapter_opens_as_a_notebook_and_runs(lab, browser):
