@@ -75,7 +75,7 @@ def train(
     with _climber(optimizer, parameters) as climb:
         for epoch in counted(num_epochs, "epoch", progress):
             begun, total = time.perf_counter(), 0.0
-            shuffled = data[torch.randperm(len(data), generator=generator, device=data.device)]
+            shuffled = data.index_select(0, torch.randperm(len(data), generator=generator, device=data.device))
             eps = noise(num_samples, (len(data),), dim, generator=generator, dtype=data.dtype)
             for x, eps_x in zip(shuffled.split(batch_size), eps.split(batch_size, 1)):
                 total += len(x) * climb(lambda: estimate(vae.log_joint(x), vae.encode(x), eps_x).mean())  # noqa: B023
