@@ -15,7 +15,7 @@ ROWS = [
     ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"], ["training", "amortization_gap"], ["linear_vae"],
     ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "advi"],
-    ["explorables"], ["book"],
+    ["explorables"], ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

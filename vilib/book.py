@@ -78,7 +78,7 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 
     The front end and this extension are left out: they shape the page, not the numbers in it.
     """
-    aside = (package / "book.py", package / "book_static", package / "explorables" / "static")
+    aside = (package / "book.py", package / "coverage.py", package / "book_static", package / "explorables" / "static")
     files = [p for p in _package_files(package) if not any(p == a or a in p.parents for a in aside)]
     return _digest(files, package)
 
@@ -112,7 +112,7 @@ def _configure(app, config) -> None:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
     # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
-    dress = [PACKAGE / "book.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
+    dress = [PACKAGE / "book.py", PACKAGE / "coverage.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
     config.vilib_page_digest = _digest(dress, PACKAGE)
 
     # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.
