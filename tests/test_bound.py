@@ -23,6 +23,7 @@ def q_of(mu: float, sigma: float) -> MeanFieldGaussian:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.covers("0.2")
 def test_both_ways_to_split_the_elbo_add_up(name, count):
     make, data = MODELS[name]
     example = make(data[:count])

@@ -103,6 +103,7 @@ def test_every_cell_and_every_solution_runs(executed):
     assert "nan" not in everything
 
 
+@pytest.mark.covers("1.2", "2.2")
 def test_the_ledger_of_nine_rows_adds_up(executed):
     ledger = next(out for source, out in executed.items() if "def kl_on_a_grid" in source)
     rows = [[float(number) for number in line.split(")")[1].split()] for line in ledger.splitlines()[1:] if line]
@@ -115,6 +116,7 @@ def test_the_ledger_of_nine_rows_adds_up(executed):
 
 
 @pytest.mark.parametrize("place", CANDIDATES.values(), ids=CANDIDATES)
+@pytest.mark.covers("0.2", "1.2", "3.8", "4.1")
 def test_the_gap_is_the_kl_to_the_posterior(place):
     """eq:elbo-identity, with the KL of two Gaussians by its own formula."""
     assert gap(THREE, *place) == pytest.approx(gaussian_kl(*place, 0.8, 0.5), abs=1e-10)
@@ -125,6 +127,7 @@ def test_the_order_of_the_candidates():
     assert gaps[0] > gaps[1] > gaps[2] > 0
 
 
+@pytest.mark.covers("4.1", "2.2")
 def test_the_weights_have_mean_p_of_x():
     """eq:elbo-weight, and what Jensen's inequality loses, eq:elbo-gap."""
     q = q_of(*CANDIDATES["C"])
@@ -170,6 +173,7 @@ def test_evidence_prefers_the_sign_and_the_elbo_the_mean():
 # ---- a data set ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("4.2")
 def test_the_mean_elbo_touches_the_mean_evidence_where_q_is_right_and_climbing_it_climbs_the_evidence():
     data = 2.0 * torch.randn(200, generator=seeded(2), dtype=torch.float64) + torch.randn(200, generator=seeded(3), dtype=torch.float64)
 
@@ -207,6 +211,7 @@ def kl_at(model: str, observations: int, mu: float, sigma: float) -> float:
     return compute(mu, sigma, observations, model)["kl_q"]
 
 
+@pytest.mark.covers("3.8")
 def test_prompt_two_bars_one_sum():
     assert kl_at("mean", 3, -1.0, 0.6) == pytest.approx(6.52, abs=5e-3)
     assert kl_at("mean", 3, 0.8, 0.6) == pytest.approx(0.04, abs=5e-3)

@@ -66,6 +66,7 @@ def test_every_set_it_link_asks_for_what_the_explorable_offers():
 # ---- Bayes, the coin and the mixture ----------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("1.1", "3.1")
 def test_the_coin_by_bayes_rule_on_a_grid():
     """The ratio of two integrals that are added up, with no Beta function in sight."""
     theta = torch.linspace(0, 1, 20_001, dtype=torch.float64)[1:-1]
@@ -105,6 +106,7 @@ def test_a_groups_evidence_is_that_of_a_gaussian_with_common_mean():
 
 
 @pytest.mark.parametrize("num", [1, 3, 10])
+@pytest.mark.covers("2.1")
 def test_the_sum_over_labellings_is_the_integral_over_means(num):
     x, labels, log_joint = mixture(num)
     labels = labels.reshape(-1, num)
@@ -113,6 +115,7 @@ def test_the_sum_over_labellings_is_the_integral_over_means(num):
     assert terms.logsumexp(0).item() == pytest.approx(log_evidence(log_joint, [-20, -20], [20, 20]), abs=1e-8)
 
 
+@pytest.mark.covers("2.1")
 def test_the_two_islands():
     _, _, log_joint = mixture()
     grid = torch.linspace(-5.5, 5.5, 161, dtype=torch.float64)
@@ -160,6 +163,7 @@ def test_a_year_of_a_billion_a_second_is_between_eleven_and_twelve_dimensions():
 
 
 @pytest.mark.parametrize("heads, tails, prior", [(6, 4, (10, 10)), (6, 1, (1, 1)), (0, 24, (0.5, 0.5))])
+@pytest.mark.covers("3.2")
 def test_laplace_in_logit_theta_by_hand(heads, tails, prior):
     coin, a, b = coin_toss(heads, tails, prior), prior[0] + heads, prior[1] + tails
     found = laplace(coin, ZERO)
@@ -171,6 +175,7 @@ def test_laplace_in_logit_theta_by_hand(heads, tails, prior):
 
 
 @pytest.mark.parametrize("heads, tails, prior", [(6, 4, (10, 10)), (6, 1, (1, 1)), (3, 30, (2, 2))])
+@pytest.mark.covers("3.2")
 def test_laplace_in_theta_by_hand(heads, tails, prior):
     coin, a, b = coin_toss(heads, tails, prior), prior[0] + heads, prior[1] + tails
     nu, top = a + b - 2, (a - 1) / (a + b - 2)
@@ -213,6 +218,7 @@ def test_no_mode_the_spike_and_the_missing_factor():
 # ---- Metropolis -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("3.3")
 def test_detailed_balance():
     """p(z) M(z → z′) is symmetric, Metropolis' and Barker's alike."""
     z, there = torch.randn(2, 50, 1, generator=seeded(), dtype=torch.float64)
@@ -262,6 +268,7 @@ def test_asking_the_prior():
 
 
 @pytest.mark.parametrize("coin", [COIN, LOPSIDED, coin_toss(0, 24, (0.5, 0.5))], ids=["fair", "lopsided", "edge"])
+@pytest.mark.covers("0.1", "3.4")
 def test_vi_has_the_exact_mean_of_theta_and_a_bound_on_the_evidence(coin):
     q, elbo = coin.best
     assert expectation(lambda z: torch.sigmoid(z[..., 0]), q).item() == pytest.approx(coin.posterior.mean.item(), abs=1e-8)
