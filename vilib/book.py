@@ -8,7 +8,7 @@ without make. It does five things:
    one a core;
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
-5. gives an explorable the room beside the text (``book_static/book.css``).
+5. gives an explorable the room beside the text (``book_static/book.css``), and the page a lecture view (``lecture.js``).
 """
 
 from __future__ import annotations
@@ -320,6 +320,8 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
         app.add_css_file("explorable.css")
         app.add_js_file("explorable.js", loading_method="async")
         app.add_js_file(None, body=LAYOUT_LATER)
+        app.add_css_file("lecture.css")
+        app.add_js_file("lecture.js", loading_method="defer")
         _explorables_before_formulas(app, context)
     if pagename == "search":
         # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.

@@ -1,0 +1,152 @@
+"""The lecture view of a chapter, on a projector's screen, with the keyboard alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+PROJECTOR = {"width": 1920, "height": 1080}
+READY = """() => window.vilibLecture
+  && [...document.querySelectorAll("figure.vilib-explorable")].every((figure) => figure.dataset.ready === "true")"""
+#: What stands on the screen now.
+NOW = """() => {
+  const screen = vilibLecture.screens[vilibLecture.at];
+  const seen = (node) => node && node.checkVisibility() && node.getBoundingClientRect().height > 0;
+  return {
+    kind: screen.kind, kept: screen.kept.length, shown: screen.kept.filter(seen).length,
+    text: screen.prose.filter(seen).length, said: document.querySelector(".vilib-lecture-bar output").textContent,
+    others: vilibLecture.screens.filter((other) => other !== screen).flatMap((other) => other.kept).filter(seen).length,
+  };
+}"""
+
+
+@pytest.fixture
+def lecture(visit, site_file):
+    """Open a chapter's lecture view from disk; a page with a record of what went wrong."""
+
+    def open_at(address: str):
+        seen = visit(f"{site_file}/chapters/{address}", viewport=PROJECTOR)
+        seen.page.wait_for_function(READY)
+        return seen
+
+    return open_at
+
+
+def pages(built_book) -> list[str]:
+    return sorted(p.stem for p in (built_book / "chapters").glob("*.html") if 'class="vilib-explorable' in p.read_text())
+
+
+def test_every_screen_of_every_chapter_shows_what_it_keeps_and_nothing_else(lecture, built_book):
+    for name in pages(built_book):
+        seen = lecture(f"{name}.html?lecture")
+        page, kinds = seen.page, []
+        count = page.evaluate("() => vilibLecture.screens.length")
+        for k in range(count):
+            now = page.evaluate(NOW)
+            assert now["said"] == f"{k + 1} / {count}"
+            assert now["shown"] == now["kept"], f"{name}, screen {k + 1}"
+            assert now["others"] == now["text"] == 0, f"{name}, screen {k + 1}"
+            kinds.append(now["kind"])
+            page.keyboard.press("PageDown" if k % 2 else "ArrowRight")
+        assert {"title", "explorable", "formula", "exercise"} <= set(kinds), name
+        assert page.evaluate(NOW)["said"] == f"{count} / {count}", "the last screen stays"
+        assert not page.locator(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article").locator("visible=true").count()
+        assert seen.complaints == [] and seen.failed == []
+        page.close()
+
+
+def first_explorable(page) -> str:
+    """Step to the first screen with an explorable that has presets; its name."""
+    k = page.evaluate("() => vilibLecture.screens.findIndex((s) => s.kind === 'explorable')")
+    page.evaluate("(k) => vilibLecture.show(k)", k)
+    return page.evaluate("(k) => vilibLecture.screens[k].kept[0].querySelector('figure.vilib-explorable').dataset.explorable", k)
+
+
+def test_keys_pick_a_preset_reset_and_ask(lecture):
+    page = lecture("score-function.html?lecture").page
+    name = first_explorable(page)
+    figure = page.locator(f"figure[data-explorable={name}]")
+    values = "(figure) => ({...figure.vilibView.values})"
+    at_first = figure.evaluate(values)
+
+    links = "(links) => links.map((a) => a.getAttribute('href'))"
+    questions = page.evaluate(
+        f"""() => vilibLecture.screens[vilibLecture.at].prose.filter((p) => /predict/i.test(p.querySelector("em")?.textContent))
+          .map((p) => ({links})([...p.querySelectorAll("a[href^='#{name}?']")]))"""
+    )
+    assert len(questions) >= 3
+    page.keyboard.press("3")
+    wanted = dict(pair.split("=") for pair in questions[2][0].split("?")[1].split("&"))
+    now = figure.evaluate(values)
+    assert {key: str(now[key]) for key in wanted} == wanted != {key: str(at_first[key]) for key in wanted}
+    assert page.evaluate("() => location.hash") == questions[2][0]
+
+    page.keyboard.press("r")
+    assert figure.evaluate(values) == at_first
+
+    asked = page.locator(".vilib-prompts")
+    assert not asked.is_visible()
+    page.keyboard.press("p")
+    assert asked.is_visible() and re.search("predict", asked.inner_text(), re.IGNORECASE)
+    third = asked.inner_text()
+    (twice,) = [k for k, each in enumerate(questions) if len(each) == 2]
+    page.keyboard.press(str(twice + 1))
+    assert asked.is_visible() and asked.inner_text() != third
+    assert page.evaluate("() => location.hash") == questions[twice][0]
+    page.keyboard.press(str(twice + 1))
+    assert page.evaluate("() => location.hash") == questions[twice][1]
+    asked.locator("a").first.click()
+    assert page.evaluate("() => location.hash") == questions[twice][0]
+    page.keyboard.press("p")
+    assert not asked.is_visible()
+
+
+def test_the_arrows_stay_with_a_slider_and_the_page_keys_do_not(lecture):
+    page = lecture("score-function.html?lecture").page
+    name = first_explorable(page)
+    slider = page.locator(f"figure[data-explorable={name}] input[type=range]").first
+    slider.focus()
+    before, at = slider.input_value(), page.evaluate("() => vilibLecture.at")
+    page.keyboard.press("ArrowRight")
+    assert slider.input_value() != before and page.evaluate("() => vilibLecture.at") == at
+    page.keyboard.press("PageDown")
+    assert page.evaluate("() => vilibLecture.at") == at + 1
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("() => vilibLecture.at") == at
+
+
+def test_the_text_unfolds_and_the_view_is_left_where_it_stood(lecture):
+    page = lecture("pathwise.html?lecture=5").page
+    assert page.evaluate(NOW)["said"].startswith("5 /")
+    assert page.evaluate(NOW)["text"] == 0
+    page.keyboard.press("t")
+    assert page.evaluate(NOW)["text"] > 0
+    page.keyboard.press("Escape")
+    assert not page.locator(".vilib-lecture-bar").is_visible()
+    assert page.locator("article h2").first.is_visible() and "lecture" not in page.evaluate("() => location.search")
+    page.locator(".vilib-lecture-button").click()
+    assert page.locator(".vilib-lecture-bar").is_visible()
+
+
+def test_an_address_brings_back_screen_and_state(lecture):
+    page = lecture("score-function.html?lecture#gradient-variance?sample_count=256&cost=cosine").page
+    now = page.evaluate(NOW)
+    assert now["kind"] == "explorable"
+    values = page.locator("figure[data-explorable=gradient-variance]").evaluate("(f) => f.vilibView.values")
+    assert (values["sample_count"], values["cost"]) == (256, "cosine")
+    page.reload()
+    page.wait_for_function(READY)
+    assert page.evaluate(NOW) == now
+
+
+def test_an_explorable_fits_a_projector(lecture, built_book):
+    for name in pages(built_book):
+        page = lecture(f"{name}.html?lecture").page
+        places = page.evaluate("() => vilibLecture.screens.flatMap((s, k) => s.kind === 'explorable' ? [k] : [])")
+        for k in places:
+            page.evaluate("(k) => vilibLecture.show(k)", k)
+            width = page.evaluate("() => document.documentElement.scrollWidth")
+            assert width <= PROJECTOR["width"], f"{name}, screen {k + 1}: wider than the screen"
+        page.close()
