@@ -94,7 +94,7 @@ def total(z, theta):
     ((torch.exp, torch.log, lambda z, theta: z.square().sum(-1)), None, "At z = .* it is .*autodiff has"),
     ((torch.exp, lambda theta: theta, total), "way back", "^unconstrain is not the way back.$"),
     ((torch.exp, lambda theta: torch.cat([theta[..., :2].log(), theta[..., 2:]], -1), total), "way back",
-     r"Only z\[0\], z\[1\] of z\[0\] … z\[2\] comes back"),
+     r"Of z\[0\] … z\[2\] only z\[0\], z\[1\] come back"),
     ((torch.exp, lambda theta: theta.log().sum(-1), total), "shape of z", r"returned \(64,\) .* expected \(64, 3\)"),
     ((lambda z: z.exp().sum(-1), torch.log, total), "shape of theta", r"returned \(64,\) for z of shape \(64, 3\)"),
     ((lambda z: torch.cat([z, z], -1), lambda theta: theta[..., :3], total), "shape of theta", "made 6 numbers of 3"),

@@ -152,8 +152,9 @@ def _way_back_is_wrong(back, z: Tensor, theta: Tensor, tolerance: float) -> Repo
     good = (off.max(0).values <= tolerance).tolist()
     if not any(good):
         return _failed("way back", "unconstrain is not the way back.", facts)
-    names = ", ".join(f"z[{i}]" for i, right in enumerate(good) if right)
-    return _failed("way back", f"unconstrain is not the way back. Only {names} of z[0] … z[{len(good) - 1}] comes back.", facts)
+    names = [f"z[{i}]" for i, right in enumerate(good) if right]
+    return _failed("way back", f"unconstrain is not the way back. Of z[0] … z[{len(good) - 1}] only {', '.join(names)} "
+                   f"{'comes' if len(names) == 1 else 'come'} back.", facts)
 
 
 def _log_det_is_wrong(log_det, function: Callable, z: Tensor, theta: Tensor, jacobian: Tensor, tolerance: float) -> Report | None:

@@ -70,7 +70,7 @@ def _areas(key: str, width: float) -> tuple[Tensor, Tensor]:
 def _strip(key: str, factor: bool, middle: float, width: float) -> dict[str, object]:
     """One interval on both sides: its ends, its areas, the two shapes to shade, and the beam from one to the other."""
     mass, without = (areas[MIDDLES.index(middle)].item() for areas in _areas(key, width))
-    z = torch.linspace(middle - width / 2, middle + width / 2, DRAWN, dtype=torch.float64)
+    z = torch.linspace(middle - width / 2, middle + width / 2, DRAWN, dtype=torch.float64).round(decimals=9)
     u, area = MAPS[key][1](z).numpy(), mass if factor else without
     low, high = sorted((u[0], u[-1]))
     return {
@@ -94,9 +94,9 @@ def compute(map: str, factor: str, middle: float, width: float) -> dict[str, obj
 
 
 def _verdict(key: str, kept: bool, around_zero: bool) -> str:
-    said = "Its mean height is divided by that number, and the mass that arrives is the mass that left: {area_u:.4f}."
+    said = "Its mean height is divided by that number, and the mass that arrives is the mass that left: {area_u:.4g}."
     if not kept:
-        said = ("The heights stay those of z: an area of {area_z:.4f} arrives as {area_u:.4f}, and the total, 1, as {total_u:.3f}. "
+        said = ("The heights stay those of z: an area of {area_z:.4g} arrives as {area_u:.4g}, and the total, 1, as {total_u:.3f}. "
                 "It is no density.")
     elif key == "cubic" and around_zero:
         said += " At u = 0 the map is flat and the density has no upper limit; the area under it is finite."
@@ -116,8 +116,8 @@ def _panels() -> tuple[Panel, ...]:
                Line(x="ring_p", y="ring_u", ink="q", fill=True, width=1.0), Line(x="p_u", y="u", ink="target")), 1, 1.2,
               note="total area {total_u:.3f}"),
         Panel("mass", "The area of the strip", Axis("", (0, 2), ticks=()), Axis("area", "area_range"),
-              (Rule(y="area_z", ink="target"), bar("area_z", 0.1, "q", "in z\n{area_z:.4f}"),
-               bar("area_u", 1.1, "q", "in u\n{area_u:.4f}")), 1, 0.8),
+              (Rule(y="area_z", ink="target"), bar("area_z", 0.1, "q", "in z\n{area_z:.4g}"),
+               bar("area_u", 1.1, "q", "in u\n{area_u:.4g}")), 1, 0.8),
         Panel("total", "The total area", Axis("", (0, 2), ticks=()), Axis("area", (0.0, 3.6)),
               (Rule(y="one", ink="target"), bar("total_z", 0.1, "target", "in z\n1"), bar("total_u", 1.1, "target", "in u\n{total_u:.3f}")), 2),
     )
@@ -128,8 +128,8 @@ def jacobian(**values: object) -> Explorable:
 
     Raises ExplorableError and TraitError (a value that is not offered).
     """
-    columns = (("from", "from", ".3f", ""), ("to", "to", ".3f", ""), ("width", "width", ".4g", ""),
-               ("mean height", "mean", ".4g", "area over width"), ("area of the strip", "area", ".4f", "width times mean height"),
+    columns = (("from", "from", ".4g", ""), ("to", "to", ".4g", ""), ("width", "width", ".4g", ""),
+               ("mean height", "mean", ".4g", "area over width"), ("area of the strip", "area", ".4g", "width times mean height"),
                ("total area", "total", ".3f", "over the whole axis, seen or not"))
     definition = Definition(
         name="jacobian", title="What happens to a density when its variable is mapped?",
@@ -140,11 +140,10 @@ def jacobian(**values: object) -> Explorable:
             Slider("width", "its width, Δz", WIDTHS, 0.4, ".2f"),
         ),
         compute=compute, panels=_panels(),
-        caption="The interval {from_z:.2f} to {to_z:.2f} of z becomes {from_u:.3f} to {to_u:.3f} of u, {ratio:.3f} times as wide{verdict}",
+        caption="The interval {from_z:.2f} to {to_z:.2f} of z becomes {from_u:.4g} to {to_u:.4g} of u, {ratio:.4g} times as wide{verdict}",
         table=Table({"z": "z", "u": "u"}, tuple(Column(label, f"{name}_{{row}}", form, "", words) for label, name, form, words in columns)),
         precision={"z": Precision(step=0.01), "u": Precision(step=0.001), "p_*": Precision(step=5e-4), "right": Precision(step=5e-4),
                    "strip_*": Precision(step=0.002), "ring_*": Precision(step=0.002), "beam_*": Precision(step=0.01),
-                   "*_range": Precision(step=0.001), "mean_*": Precision(relative=2e-5), "width_*": Precision(relative=2e-5),
-                   "*": Precision(step=1e-5)},
+                   "*_range": Precision(step=0.001), "total_*": Precision(step=1e-5), "*": Precision(relative=1e-5)},
     )
     return Explorable(definition, **values)
