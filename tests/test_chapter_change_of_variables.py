@@ -244,7 +244,7 @@ def posterior_mean_of_sigma(n: int, total: float, k: int) -> float:
 
 def test_three_flat_priors(executed):
     """The table by quadrature = the inverse gamma of the exercise; the mean doubles from the last row to the first."""
-    rows = [line.split() for line in printed_by(executed, "flat in    posterior mean").splitlines()[1:]]
+    rows = [line.split() for line in printed_by(executed, "flat in   mean of σ").splitlines()[1:]]
     means = [posterior_mean_of_sigma(4, 5.34, k) for k in (1, 0, -1)]
     assert [float(row[-4]) for row in rows] == pytest.approx(means, abs=2e-3)
     assert means[0] == pytest.approx(2 * means[2])
