@@ -128,8 +128,8 @@ def jacobian(**values: object) -> Explorable:
 
     Raises ExplorableError and TraitError (a value that is not offered).
     """
-    columns = (("from", "from", ".4g", ""), ("to", "to", ".4g", ""), ("width", "width", ".4g", ""),
-               ("mean height", "mean", ".4g", "area over width"), ("area of the strip", "area", ".4g", "width times mean height"),
+    columns = (("from", "from", ".3g", ""), ("to", "to", ".3g", ""), ("width", "width", ".3g", ""),
+               ("mean height", "mean", ".3g", "area over width"), ("area of the strip", "area", ".4g", "width times mean height"),
                ("total area", "total", ".3f", "over the whole axis, seen or not"))
     definition = Definition(
         name="jacobian", title="What happens to a density when its variable is mapped?",
@@ -140,7 +140,7 @@ def jacobian(**values: object) -> Explorable:
             Slider("width", "its width, Δz", WIDTHS, 0.4, ".2f"),
         ),
         compute=compute, panels=_panels(),
-        caption="The interval {from_z:.2f} to {to_z:.2f} of z becomes {from_u:.4g} to {to_u:.4g} of u, {ratio:.4g} times as wide{verdict}",
+        caption="The interval {from_z:.2f} to {to_z:.2f} of z becomes {from_u:.3g} to {to_u:.3g} of u, {ratio:.4g} times as wide{verdict}",
         table=Table({"z": "z", "u": "u"}, tuple(Column(label, f"{name}_{{row}}", form, "", words) for label, name, form, words in columns)),
         precision={"z": Precision(step=0.01), "u": Precision(step=0.001), "p_*": Precision(step=5e-4), "right": Precision(step=5e-4),
                    "strip_*": Precision(step=0.002), "ring_*": Precision(step=0.002), "beam_*": Precision(step=0.01),
