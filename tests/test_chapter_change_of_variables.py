@@ -341,6 +341,16 @@ def test_advi_measures_it_and_says_that_it_converged(executed):
     assert numbers["without"][2] > -2.9957 > numbers["with the factor"][2] and out.count("converged: True") == 2
 
 
+@pytest.mark.parametrize("wrong_by", [1, 2])
+def test_the_wrong_sign_loses_two_of_each(wrong_by):
+    """Left out, or subtracted: the total is that of Beta(a_n − 1, b_n − 1), or of Beta(a_n − 2, b_n − 2)."""
+    coin = coin_toss(6, 4, prior=(1, 1))
+    log_factor = lambda z: logsigmoid(z[..., 0]) + logsigmoid(-z[..., 0])  # noqa: E731
+    total = log_evidence(lambda z: coin(z) - wrong_by * log_factor(z), -30, 30)
+    log_beta = lambda a, b: math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)  # noqa: E731
+    assert total == pytest.approx(log_beta(7 - wrong_by, 5 - wrong_by), abs=1e-9)
+
+
 def test_three_heads_and_no_factor_have_no_best_q():
     three_heads = lambda z: 3 * logsigmoid(z[..., 0])  # noqa: E731
     values = [exact_elbo(three_heads, gaussian(4 * s, s)).item() for s in (1.0, 10.0, 100.0, 1000.0)]
@@ -385,11 +395,18 @@ def test_two_into_one():
     assert draws.mean().item() == pytest.approx(1.25, abs=0.02)
 
 
-def test_any_value_can_be_the_mode():
-    """The triangle of the solution: mass F(c) below its corner at F(c)."""
-    for below in (0.1, 0.5, 0.83):
-        rising, falling = 0.5 * 2 * below, 0.5 * 2 * (1 - below)                          # height 2 over (0, 1)
-        assert rising == pytest.approx(below) and rising + falling == pytest.approx(1)
+@pytest.mark.parametrize("c", [-1.3, 0.0, 0.9])
+def test_any_value_can_be_the_mode(c):
+    """The triangle of the solution, its corner at F(c): on its scale the density of a standard normal is highest at c."""
+    corner = torch.special.ndtr(tensor(c))
+    share = torch.special.ndtr(Z)
+    T = lambda z: torch.where(torch.special.ndtr(z) < corner, (torch.special.ndtr(z) * corner).sqrt(),  # noqa: E731
+                              1 - (torch.special.ndtr(-z) * (1 - corner)).sqrt())
+    slope = torch.func.vmap(torch.func.grad(lambda z: T(z).squeeze()))(Z)
+    density = standard_normal_prior(Z.unsqueeze(-1)).exp() / slope
+    u = T(Z)
+    close(density, torch.where(share < corner, 2 * u / corner, 2 * (1 - u) / (1 - corner)), rtol=1e-6, atol=1e-9)
+    assert Z[density.argmax()] == pytest.approx(c, abs=0.051) and T(tensor(c)).item() == pytest.approx(corner.item())
 
 
 def test_softmax_made_one_to_one():
