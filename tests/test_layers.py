@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
-    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
-    ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"], ["training", "amortization_gap"], ["linear_vae"],
-    ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "advi"],
-    ["explorables"], ["book", "coverage"],
+    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"],
+    ["draws", "iwae", "amortized"], ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"],
+    ["training", "amortization_gap"], ["linear_vae"], ["slips", "climb"], ["checking", "starts"],
+    ["elbo_checking", "checking_mcmc", "examples", "checking_transforms"], ["one_unknown", "advi"], ["explorables"],
+    ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -12,6 +12,7 @@ from vilib.amortized import (
 from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
+from vilib.checking_transforms import check_transform
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,
@@ -101,7 +102,7 @@ __all__ = [
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -50,6 +50,7 @@ ordered = _Ordered()
 
 class OrderedTransform(Transform):
     """θ_1 = z_1, θ_k = θ_{k−1} + exp(z_k); log |det dθ/dz| = z_2 + … + z_K.  z and θ (…, K), the determinant (…).
+    (eq:jac-ordered)
 
     >>> to_ordered = OrderedTransform()
     >>> theta = to_ordered(torch.tensor([1.0, 0.0, 0.0])); theta
@@ -78,7 +79,7 @@ class SimplexTransform(StickBreakingTransform):
     """torch's stick-breaking map, z (…, K−1) to θ (…, K), worked in logarithms, so that no stick is lost to rounding.
 
     log θ_k = log s(t_k) + Σ_{j<k} log s(−t_j), t_k = z_k − log(K − k), s the sigmoid; log |det| = Σ_{k<K} log θ_k +
-    log s(−t_k).
+    log s(−t_k).  (eq:jac-stick, eq:jac-stick-det)
 
     >>> SimplexTransform()(torch.zeros(2))                                    # zero is the middle
     tensor([0.3333, 0.3333, 0.3333])
@@ -130,7 +131,7 @@ class Bijection:
         return isinstance(self.transform, SimplexTransform) or isinstance(self.support, intervals)
 
     def constrain(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """θ (…, *shape) and log |det dθ/dz| (…)."""
+        """θ (…, *shape) and log |det dθ/dz| (…).  (eq:jac-joint)"""
         batch = z.shape[:-1]
         z = z.reshape((*batch, *self.free_shape))
         theta = self.transform(z)
