@@ -2,8 +2,8 @@
 
     π ~ Dirichlet(α0, …, α0)      m_k ~ N(0, σ0² I)      z_i ~ Categorical(π)      x_i | z_i = k ~ N(m_k, s² I)
 
-q(π, m, z) = Dirichlet(π | α) Π_k N(m_k | μ_k, σ_k² I) Π_i φ_{i z_i}.  Only the independence of the factors is assumed; their
-forms follow from it.  (Bishop 2006, section 10.2; Blei, Kucukelbir & McAuliffe 2017)
+q(π, m, z) = Dirichlet(π | α) Π_k N(m_k | μ_k, σ_k² I) Π_i φ_{i z_i}.  Assumed is only that the
+labels are independent of weights and means; the rest, and each factor's form, follows from it.  (Bishop 2006, section 10.2; Blei, Kucukelbir & McAuliffe 2017)
 """
 
 from __future__ import annotations
