@@ -71,14 +71,16 @@ class GaussianMixture:
     # ---- the three updates, each the optimum of its factors given the others
 
     def update_labels(self, q: MixtureFactors) -> MixtureFactors:
-        """log φ_ik = E[log π_k] − E[‖x_i − m_k‖²]/(2 s²) + const, for all the labels at once.  (eq:update-labels)"""
-        return replace(q, phi=(q.expected_log_weights().unsqueeze(-2) + self._expected_log_density(q)).softmax(-1))
+        """log φ_ik = E[log π_k] + E[log N(x_i | m_k, s² I)] + const.  (eq:update-labels)"""
+        log_phi = q.expected_log_weights().unsqueeze(-2) + self._expected_log_density(q)
+        return replace(q, phi=log_phi.softmax(-1))
 
     def update_means(self, q: MixtureFactors) -> MixtureFactors:
-        """1/σ_k² = 1/σ0² + n_k/s² and μ_k = σ_k²/s² Σ_i φ_ik x_i, n_k = Σ_i φ_ik.  (eq:update-means)"""
-        variance = 1 / (self.prior_width**-2 + q.phi.sum(-2) / self.width**2)                   # (*R, K)
-        total = q.phi.mT @ self.x                                                               # (*R, K, d)
-        return replace(q, mu=(variance / self.width**2).unsqueeze(-1) * total, sigma=variance.sqrt())
+        """1/σ_k² = 1/σ0² + n_k/s² and μ_k = σ_k²/s² Σ_i φ_ik x_i.  (eq:update-means)"""
+        variance = 1 / (self.prior_width**-2 + q.phi.sum(-2) / self.width**2)      # (*R, K)
+        total = q.phi.mT @ self.x                                                  # (*R, K, d)
+        mu = (variance / self.width**2).unsqueeze(-1) * total
+        return replace(q, mu=mu, sigma=variance.sqrt())
 
     def update_weights(self, q: MixtureFactors) -> MixtureFactors:
         """α_k = α0 + n_k.  (eq:update-weights)"""
@@ -93,12 +95,14 @@ class GaussianMixture:
 
     def elbo(self, q: MixtureFactors) -> Tensor:
         """E_q[log p(x, z, m, π) − log q], (*R), in nats, exact.  (eq:mixture-elbo)"""
-        d = self.x.shape[-1]
-        local = q.phi * (q.expected_log_weights().unsqueeze(-2) + self._expected_log_density(q)) + torch.special.entr(q.phi)
+        expected_log_p = q.expected_log_weights().unsqueeze(-2) + self._expected_log_density(q)
+        fit = q.phi * expected_log_p + torch.special.entr(q.phi)                   # (*R, N, K)
         ratio = (q.sigma / self.prior_width).square()
-        cost_means = 0.5 * (d * (ratio - 1 - ratio.log()) + q.mu.square().sum(-1) / self.prior_width**2)
-        cost_weights = kl_divergence(Dirichlet(q.alpha), Dirichlet(torch.full_like(q.alpha, self.concentration)))
-        return local.sum((-2, -1)) - cost_means.sum(-1) - cost_weights
+        spread = self.x.shape[-1] * (ratio - 1 - ratio.log())
+        cost_means = 0.5 * (spread + q.mu.square().sum(-1) / self.prior_width**2)  # (*R, K)
+        prior = Dirichlet(torch.full_like(q.alpha, self.concentration))
+        cost_weights = kl_divergence(Dirichlet(q.alpha), prior)                    # (*R)
+        return fit.sum((-2, -1)) - cost_means.sum(-1) - cost_weights
 
     def start(self, num_starts: int, generator: torch.Generator) -> MixtureFactors:
         """``num_starts`` places to begin, *R = (num_starts,): each with K observations, drawn at random, as its means."""

@@ -56,7 +56,9 @@ def test_every_number_is_what_theory_says(definition, rho, direction, family):
     assert (m == 0).all() and tril @ tril.T == pytest.approx(np.array([[1, rho], [rho, 1]]))
     sd = f[f"sd_{key}"][0]
     assert f["ellipse_q"] == pytest.approx(f["ellipse_p"] if key == "full" else [0, 0, sd, 0, sd])
-    assert f["marginal_q"] == pytest.approx([0, sd]) and f["conditional_p"] == pytest.approx([0, math.sqrt(r)])
+    density = lambda sd: np.exp(-0.5 * (f["z"] / sd) ** 2) / math.sqrt(2 * math.pi * sd**2)  # noqa: E731
+    assert f["marginal_p"] == pytest.approx(density(1.0)) and f["conditional_p"] == pytest.approx(density(math.sqrt(r)))
+    assert f["marginal_q"] == pytest.approx([0, math.sqrt(r) if key == "reverse" else 1]), "on which curve it lies, as its label says"
 
 
 @pytest.mark.parametrize("rho", [-0.95, -0.3, 0.0, 0.8])

@@ -23,6 +23,7 @@ DRAWS, SEEDS, TOO_HEAVY = 20_000, 5, 0.7
 #: As far as the cost is followed, in nats.
 DEPTH = 3.0
 FINE = np.linspace(-0.97, 0.97, 195)
+Z = np.linspace(-2.6, 2.6, 105)
 
 #: key → label of each q that the table compares
 ROWS = {"reverse": "mean field, reverse KL", "forward": "mean field, forward KL", "full": "full rank"}
@@ -73,9 +74,11 @@ def compute(rho: float, direction: str, family: str, seed: int) -> dict[str, obj
     frame: dict[str, object] = {f"{name}_{row}": values[f"{name}_{row}"][at] for name in ("gap", "forward_kl", "law", "sd") for row in ROWS}
     frame |= {f"k_hat_{row}": k_hat[row][at] for row in ROWS} | {f"correlation_{row}": rho if row == "full" else 0.0 for row in ROWS}
     frame |= {f"law_{row}": float("nan") for row in (ROWS if rho == 0 else ["full"])}       # q is p: all weights alike, and no tail
+    density = lambda sd: np.exp(-0.5 * (Z / sd) ** 2) / (sd * np.sqrt(2 * np.pi))  # noqa: E731
+    ellipse = lambda whose: np.append([0.0, 0.0], values[f"tril_{whose}"][at][[0, 1, 1], [0, 0, 1]])  # noqa: E731
     return frame | {
-        "ellipse_p": _ellipse(values["tril_full"][at]), "ellipse_q": _ellipse(values[f"tril_{key}"][at]), "marginal_p": np.array([0.0, 1.0]),
-        "conditional_p": np.array([0.0, float(np.sqrt(1 - rho**2))]), "marginal_q": np.array([0.0, values[f"sd_{key}"][at]]),
+        "ellipse_p": ellipse("full"), "ellipse_q": ellipse(key), "z": Z, "marginal_p": density(1.0),
+        "conditional_p": density(np.sqrt(1 - rho**2)), "marginal_q": np.array([0.0, values[f"sd_{key}"][at]]),
         "rho_now": rho, "fine": FINE, "rhos": np.array(RHOS), "too_heavy": TOO_HEAVY,
         "gap_curve": np.minimum(curves[f"gap_{key}"], 2 * DEPTH), "gap_now": values[f"gap_{key}"][at],
         "law_curve": curves[f"law_{key}"] if key != "full" else np.full(len(FINE), np.nan), "law_now": frame[f"law_{key}"],
@@ -84,10 +87,6 @@ def compute(rho: float, direction: str, family: str, seed: int) -> dict[str, obj
         "drawn": "all weights are alike: no tail" if key == "full" else f"line: law; dots: {DRAWS:,} draws each",
         "verdict": _verdict(key, rho),
     }
-
-
-def _ellipse(tril: np.ndarray) -> np.ndarray:
-    return np.array([0.0, 0.0, tril[0, 0], tril[1, 0], tril[1, 1]])
 
 
 def _verdict(key: str, rho: float) -> str:
@@ -104,19 +103,24 @@ def _verdict(key: str, rho: float) -> str:
 
 
 def _panels() -> tuple[Panel, ...]:
-    of_rho = Axis("correlation, ρ", (-1.0, 1.0), ticks=(-1, -0.5, 0, 0.5, 1))
+    of_rho, of_z = Axis("correlation, ρ", (-1.0, 1.0), ticks=(-1, -0.5, 0, 0.5, 1)), Axis("z₁", (-2.6, 2.6), ticks=(-2, -1, 0, 1, 2))
+    widths = []                                      # q's density always lies on one of the two others, and its label says on which
+    for when, marginal, conditional, of_q in (
+            ({"family": "mean_field", "direction": "reverse"}, "p(z₁)", "", "q(z₁) = p(z₁ | z₂ = 0)"),
+            ({"family": "mean_field", "direction": "forward"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)"),
+            ({"family": "full_rank"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)")):
+        widths += [Line("target", when, marginal, "z", "marginal_p", fill=True), Line("target", when, conditional, "z", "conditional_p", fill=True),
+                   Gaussian("q", when, of_q, "marginal_q", fill=False)]
     return (
-        Panel("plane", "The posterior, and q", Axis("z₁", (-2.6, 2.6), ticks=(-2, -1, 0, 1, 2)), Axis("z₂", (-2.6, 2.6), ticks=(-2, -1, 0, 1, 2)),
-              (Ellipse(params="ellipse_p", ink="target", fill=True), Ellipse(params="ellipse_q", ink="q")), 0,
+        Panel("plane", "The posterior, and q", of_z, Axis("z₂", (-2.2, 2.2), ticks=(-2, -1, 0, 1, 2)),
+              (Ellipse(params="ellipse_p", ink="target", fill=True), Ellipse(params="ellipse_q", ink="q")), 0, 1.5,
               note="one and two standard deviations"),
-        Panel("widths", "What they say of z₁ alone", Axis("z₁", (-2.6, 2.6), ticks=(-2, -1, 0, 1, 2)), Axis("density", (0.0, 1.4)),
-              (Gaussian(params="marginal_p", ink="target", label="p(z₁)"), Gaussian(params="conditional_p", ink="target", fill=False, label="p(z₁ | z₂ = 0)"),
-               Gaussian(params="marginal_q", ink="q", fill=False, label="q(z₁)")), 1),
+        Panel("widths", "What they say of z₁ alone", of_z, Axis("density", (0.0, 1.4)), tuple(widths), 0, 0.9),
         Panel("gap", "What it costs: log p(x) − ELBO", of_rho, Axis("nats", (0.0, DEPTH)),
-              (Line(x="fine", y="gap_curve", ink="q"), Rule(x="rho_now", ink="muted"), Point(x="rho_now", y="gap_now", ink="q")), 2, note="{above}"),
+              (Line(x="fine", y="gap_curve", ink="q"), Rule(x="rho_now", ink="muted"), Point(x="rho_now", y="gap_now", ink="q")), 1, note="{above}"),
         Panel("tail", "Can weights mend it? k̂", of_rho, Axis("k̂", (0.0, 1.0), ticks=(0, 0.5, 0.7, 1)),
               (Rule(y="too_heavy", ink="text"), Line(x="fine", y="law_curve", ink="q"), Line(x="rhos", y="k_hats", ink="q", width=0, points=True),
-               Rule(x="rho_now", ink="muted"), Point(x="rho_now", y="k_hat_now", ink="q")), 2, note="{drawn}"),
+               Rule(x="rho_now", ink="muted"), Point(x="rho_now", y="k_hat_now", ink="q")), 1, note="{drawn}"),
     )
 
 
@@ -141,6 +145,6 @@ def mean_field_ellipse(**values: object) -> Explorable:
             Column("k̂, measured", "k_hat_{row}", ".2f", "", f"{DRAWS:,} draws"),
         ), {row: "q" for row in ROWS}),
         precision={"gap_curve": Precision(step=0.005), "law_curve": Precision(step=0.002), "k_hat*": Precision(step=0.001),
-                   "*": Precision(step=0.0001)},
+                   "*al_p": Precision(step=0.002), "*": Precision(step=0.0001)},
     )
     return Explorable(definition, **values)
