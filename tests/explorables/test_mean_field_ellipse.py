@@ -57,8 +57,10 @@ def test_every_number_is_what_theory_says(definition, rho, direction, family):
     sd = f[f"sd_{key}"][0]
     assert f["ellipse_q"] == pytest.approx(f["ellipse_p"] if key == "full" else [0, 0, sd, 0, sd])
     density = lambda sd: np.exp(-0.5 * (f["z"] / sd) ** 2) / math.sqrt(2 * math.pi * sd**2)  # noqa: E731
-    assert f["marginal_p"] == pytest.approx(density(1.0)) and f["conditional_p"] == pytest.approx(density(math.sqrt(r)))
-    assert f["marginal_q"] == pytest.approx([0, math.sqrt(r) if key == "reverse" else 1]), "on which curve it lies, as its label says"
+    drawn = lambda name: (f[name] - ellipse.FLOOR) / ellipse.SCALE  # noqa: E731
+    assert drawn("marginal_p") == pytest.approx(density(1.0)) and drawn("conditional_p") == pytest.approx(density(math.sqrt(r)))
+    assert f["marginal_q"] == pytest.approx(f["conditional_p" if key == "reverse" else "marginal_p"]), "on the curve that its label names"
+    assert f["marginal_q"].max() < -2, "below the ellipses"
 
 
 @pytest.mark.parametrize("rho", [-0.95, -0.3, 0.0, 0.8])

@@ -15,7 +15,7 @@ from vilib import (
     FullRankGaussian, closest_mean_field, closest_mean_field_forward, gaussian_kl, gaussian_of, normal, pareto_k, weight_tail,
 )
 
-from ..core import Axis, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Table
+from ..core import Axis, Choice, Column, Definition, Ellipse, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Table
 from ..widget import Explorable
 
 RHOS = tuple(round(-0.95 + 0.05 * k, 2) for k in range(39))
@@ -23,7 +23,8 @@ DRAWS, SEEDS, TOO_HEAVY = 20_000, 5, 0.7
 #: As far as the cost is followed, in nats.
 DEPTH = 3.0
 FINE = np.linspace(-0.97, 0.97, 195)
-Z = np.linspace(-2.6, 2.6, 105)
+#: The densities of z₁ alone stand on the lower edge of the plane, so many units of z₂ high for a density of one.
+Z, FLOOR, SCALE = np.linspace(-4.4, 4.4, 133), -3.9, 1.3
 
 #: key → label of each q that the table compares
 ROWS = {"reverse": "mean field, reverse KL", "forward": "mean field, forward KL", "full": "full rank"}
@@ -74,11 +75,11 @@ def compute(rho: float, direction: str, family: str, seed: int) -> dict[str, obj
     frame: dict[str, object] = {f"{name}_{row}": values[f"{name}_{row}"][at] for name in ("gap", "forward_kl", "law", "sd") for row in ROWS}
     frame |= {f"k_hat_{row}": k_hat[row][at] for row in ROWS} | {f"correlation_{row}": rho if row == "full" else 0.0 for row in ROWS}
     frame |= {f"law_{row}": float("nan") for row in (ROWS if rho == 0 else ["full"])}       # q is p: all weights alike, and no tail
-    density = lambda sd: np.exp(-0.5 * (Z / sd) ** 2) / (sd * np.sqrt(2 * np.pi))  # noqa: E731
+    density = lambda sd: FLOOR + SCALE * np.exp(-0.5 * (Z / sd) ** 2) / (sd * np.sqrt(2 * np.pi))  # noqa: E731
     ellipse = lambda whose: np.append([0.0, 0.0], values[f"tril_{whose}"][at][[0, 1, 1], [0, 0, 1]])  # noqa: E731
     return frame | {
         "ellipse_p": ellipse("full"), "ellipse_q": ellipse(key), "z": Z, "marginal_p": density(1.0),
-        "conditional_p": density(np.sqrt(1 - rho**2)), "marginal_q": np.array([0.0, values[f"sd_{key}"][at]]),
+        "conditional_p": density(np.sqrt(1 - rho**2)), "marginal_q": density(values[f"sd_{key}"][at]),
         "rho_now": rho, "fine": FINE, "rhos": np.array(RHOS), "too_heavy": TOO_HEAVY,
         "gap_curve": np.minimum(curves[f"gap_{key}"], 2 * DEPTH), "gap_now": values[f"gap_{key}"][at],
         "law_curve": curves[f"law_{key}"] if key != "full" else np.full(len(FINE), np.nan), "law_now": frame[f"law_{key}"],
@@ -103,19 +104,17 @@ def _verdict(key: str, rho: float) -> str:
 
 
 def _panels() -> tuple[Panel, ...]:
-    of_rho, of_z = Axis("correlation, ρ", (-1.0, 1.0), ticks=(-1, -0.5, 0, 0.5, 1)), Axis("z₁", (-2.6, 2.6), ticks=(-2, -1, 0, 1, 2))
-    widths = []                                      # q's density always lies on one of the two others, and its label says on which
-    for when, marginal, conditional, of_q in (
+    of_rho = Axis("correlation, ρ", (-1.0, 1.0), ticks=(-1, -0.5, 0, 0.5, 1))
+    plane = [Ellipse(params="ellipse_p", ink="target", fill=True), Ellipse(params="ellipse_q", ink="q")]
+    for when, marginal, conditional, of_q in (       # q's density always lies on one of the two others, and its label says on which
             ({"family": "mean_field", "direction": "reverse"}, "p(z₁)", "", "q(z₁) = p(z₁ | z₂ = 0)"),
             ({"family": "mean_field", "direction": "forward"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)"),
             ({"family": "full_rank"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)")):
-        widths += [Line("target", when, marginal, "z", "marginal_p", fill=True), Line("target", when, conditional, "z", "conditional_p", fill=True),
-                   Gaussian("q", when, of_q, "marginal_q", fill=False)]
+        plane += [Line("target", when, marginal, "z", "marginal_p", fill=True), Line("target", when, conditional, "z", "conditional_p", fill=True),
+                  Line("q", when, of_q, "z", "marginal_q")]
     return (
-        Panel("plane", "The posterior, and q", of_z, Axis("z₂", (-2.2, 2.2), ticks=(-2, -1, 0, 1, 2)),
-              (Ellipse(params="ellipse_p", ink="target", fill=True), Ellipse(params="ellipse_q", ink="q")), 0, 1.5,
-              note="one and two standard deviations"),
-        Panel("widths", "What they say of z₁ alone", of_z, Axis("density", (0.0, 1.4)), tuple(widths), 0, 0.9),
+        Panel("plane", "The posterior and q; below, z₁ alone", Axis("z₁", (-4.9, 4.9), ticks=(-2, -1, 0, 1, 2)),
+              Axis("z₂", (FLOOR, 2.15), ticks=(-2, -1, 0, 1, 2)), tuple(plane), 0, note="1 and 2 sd"),
         Panel("gap", "What it costs: log p(x) − ELBO", of_rho, Axis("nats", (0.0, DEPTH)),
               (Line(x="fine", y="gap_curve", ink="q"), Rule(x="rho_now", ink="muted"), Point(x="rho_now", y="gap_now", ink="q")), 1, note="{above}"),
         Panel("tail", "Can weights mend it? k̂", of_rho, Axis("k̂", (0.0, 1.0), ticks=(0, 0.5, 0.7, 1)),
@@ -145,6 +144,6 @@ def mean_field_ellipse(**values: object) -> Explorable:
             Column("k̂, measured", "k_hat_{row}", ".2f", "", f"{DRAWS:,} draws"),
         ), {row: "q" for row in ROWS}),
         precision={"gap_curve": Precision(step=0.005), "law_curve": Precision(step=0.002), "k_hat*": Precision(step=0.001),
-                   "*al_p": Precision(step=0.002), "*": Precision(step=0.0001)},
+                   "*al_[pq]": Precision(step=0.005), "z": Precision(step=0.001), "*": Precision(step=0.0001)},
     )
     return Explorable(definition, **values)
