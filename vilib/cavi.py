@@ -72,16 +72,17 @@ def coordinate_ascent(
         if bool(converged.all()):
             break
     else:
-        warnings.warn(f"coordinate_ascent: after {max_sweeps} sweeps the ELBO still rises by {rise.max():.2g} nats a sweep "
-                      f"(tolerance {tolerance:g}). Allow more sweeps (max_sweeps); slow sweeps mean that the factors depend "
-                      "strongly on each other.", NotConverged, stacklevel=2)
+        warnings.warn(
+            f"coordinate_ascent: after {max_sweeps} sweeps the ELBO still rises by {rise.max():.2g} nats a "
+            f"sweep (tolerance {tolerance:g}). Allow more sweeps (max_sweeps); slow sweeps mean that the "
+            "factors depend strongly on each other.", NotConverged, stacklevel=2)
     return Ascent(q, torch.stack(trace), converged)
 
 
 def _finite(value: Tensor, when: str) -> Tensor:
     if not bool(torch.isfinite(value).all()):
-        raise VilibError(f"elbo: {value[~value.isfinite()].flatten()[0].item()} {when}. Look for a factor without width, "
-                         "or a log of zero.")
+        bad = value[~value.isfinite()].flatten()[0].item()
+        raise VilibError(f"elbo: {bad} {when}. Look for a factor without width, or a log of zero.")
     return value.detach()
 
 
@@ -103,9 +104,11 @@ def _culprit(updates, elbo, q, sweep: int) -> str:
     rises = torch.stack(values).diff(dim=0).reshape(len(updates), -1).amin(-1)
     worst = int(rises.argmin())
     name = getattr(getattr(updates[worst], "func", updates[worst]), "__name__", "")
-    return (f"updates: number {worst} of {len(updates)}{f' ({name})' * bool(name)} lowered the ELBO by {-rises[worst]:.3g} nats in "
-            f"sweep {sweep}. The optimum of one factor, given all the others as they are now, cannot do that: look for a factor "
-            "computed from old values of the others, for more than one factor changed at once, or for a term that the ELBO lacks.")
+    called = f" ({name})" if name else ""
+    return (f"updates: number {worst} of {len(updates)}{called} lowered the ELBO by {-rises[worst]:.3g} nats in "
+            f"sweep {sweep}. The optimum of one factor, given all the others as they are now, cannot do that: look for "
+            "a factor computed from old values of the others, for more than one factor changed at once, or for a term "
+            "that the ELBO lacks.")
 
 
 # ---- a Gaussian posterior -------------------------------------------------------------------------------------------
@@ -120,7 +123,8 @@ def gaussian_of(mean: Tensor, covariance: Tensor) -> FullRankGaussian:
     tensor([2., 1.])
     """
     if covariance.shape[-2:] != 2 * mean.shape[-1:]:
-        raise ShapeError(f"mean and covariance: (*R, D) and (*R, D, D), got {tuple(mean.shape)} and {tuple(covariance.shape)}.")
+        raise ShapeError(f"mean and covariance: (*R, D) and (*R, D, D), got {tuple(mean.shape)} and "
+                         f"{tuple(covariance.shape)}.")
     tril, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed.any()):
         raise VilibError("covariance: not positive definite. Is it symmetric, and are all correlations below 1?")
@@ -168,9 +172,9 @@ def gaussian_updates(p: FullRankGaussian) -> list[Callable[[MeanFieldGaussian], 
 
 
 def closest_mean_field(p: FullRankGaussian) -> MeanFieldGaussian:
-    """The factorised q with the lowest KL(q ‖ p): p's mean, and the *conditional* variances 1/Λ_ii.  (eq:mean-field-widths)
+    """The factorised q with the lowest KL(q ‖ p): p's mean, and the *conditional* variances 1/Λ_ii.
 
-    p: of any batch *R.  No other factorised density is closer, Gaussian or not.
+    (eq:mean-field-widths)  p: of any batch *R.  No other factorised density is closer, Gaussian or not.
 
     >>> closest_mean_field(gaussian_of(torch.zeros(2), torch.tensor([[1.0, 0.6], [0.6, 1.0]]))).stddev
     tensor([0.8000, 0.8000])

@@ -3,7 +3,8 @@
     π ~ Dirichlet(α0, …, α0)      m_k ~ N(0, σ0² I)      z_i ~ Categorical(π)      x_i | z_i = k ~ N(m_k, s² I)
 
 q(π, m, z) = Dirichlet(π | α) Π_k N(m_k | μ_k, σ_k² I) Π_i φ_{i z_i}.  Assumed is only that the
-labels are independent of weights and means; the rest, and each factor's form, follows from it.  (Bishop 2006, section 10.2; Blei, Kucukelbir & McAuliffe 2017)
+labels are independent of weights and means; the rest, and each factor's form, follows from it.  (Bishop 2006, section
+10.2; Blei, Kucukelbir & McAuliffe 2017)
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MOST_LABELLINGS = 2**16
 
 @dataclass(frozen=True, eq=False)
 class MixtureFactors:
-    """The factors of q: phi (*R, N, K), the probabilities of each label; alpha (*R, K); mu (*R, K, d) and sigma (*R, K), the
-    mean and the standard deviation of each component's mean, in the units of x."""
+    """The factors of q: phi (*R, N, K), the probabilities of each label; alpha (*R, K); mu (*R, K, d) and sigma
+    (*R, K), the mean and the standard deviation of each component's mean, in the units of x."""
 
     phi: Tensor
     alpha: Tensor
@@ -42,8 +43,8 @@ class MixtureFactors:
 class GaussianMixture:
     """K Gaussians of known width s with unknown means and weights.
 
-    x: (N, d), float.  num_components: K.  width: s; prior_width: σ0, both in the units of x; concentration: α0, where 1 is
-    flat over the weights and a large number makes them equal.
+    x: (N, d), float.  num_components: K.  width: s; prior_width: σ0, both in the units of x; concentration: α0, where 1
+        is flat over the weights and a large number makes them equal.
     Raises ShapeError (x), VilibError (a number that is not above zero, fewer than one component).
 
     >>> from vilib import coordinate_ascent
@@ -62,11 +63,13 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.x, Tensor) and self.x.is_floating_point() and self.x.ndim == 2 and len(self.x)):
-            got = f"{self.x.dtype} of shape {tuple(self.x.shape)}" if isinstance(self.x, Tensor) else type(self.x).__name__
-            raise ShapeError(f"x: expected floating-point numbers (N, d), got {got}. For one dimension pass x.unsqueeze(-1).")
+            is_tensor = isinstance(self.x, Tensor)
+            got = f"{self.x.dtype} of shape {tuple(self.x.shape)}" if is_tensor else type(self.x).__name__
+            raise ShapeError(f"x: expected floating-point numbers (N, d), got {got}. For one dimension pass "
+                             "x.unsqueeze(-1).")
         if self.num_components < 1 or not min(self.width, self.prior_width, self.concentration) > 0:
-            raise VilibError("num_components, width, prior_width, concentration: at least 1 and numbers above zero, got "
-                             f"{self.num_components}, {self.width}, {self.prior_width}, {self.concentration}.")
+            raise VilibError("num_components, width, prior_width, concentration: at least 1 and numbers above zero, "
+                             f"got {self.num_components}, {self.width}, {self.prior_width}, {self.concentration}.")
 
     # ---- the three updates, each the optimum of its factors given the others
 
@@ -105,16 +108,17 @@ class GaussianMixture:
         return fit.sum((-2, -1)) - cost_means.sum(-1) - cost_weights
 
     def start(self, num_starts: int, generator: torch.Generator) -> MixtureFactors:
-        """``num_starts`` places to begin, *R = (num_starts,): each with K observations, drawn at random, as its means."""
+        """``num_starts`` places to begin, *R = (num_starts,), each with K observations drawn at random as its means."""
         check_generator(generator, self.x.device)
         n, k = len(self.x), self.num_components
-        order = torch.rand(num_starts, max(n, k), generator=generator, dtype=self.x.dtype, device=self.x.device).argsort(-1)
+        shuffle = torch.rand(num_starts, max(n, k), generator=generator, dtype=self.x.dtype, device=self.x.device)
+        means = self.x[shuffle.argsort(-1)[:, :k] % n]
         full = lambda *shape, value: self.x.new_full((num_starts, *shape), value)  # noqa: E731
-        return MixtureFactors(phi=full(n, k, value=1 / k), alpha=full(k, value=self.concentration), mu=self.x[order[:, :k] % n],
+        return MixtureFactors(phi=full(n, k, value=1 / k), alpha=full(k, value=self.concentration), mu=means,
                               sigma=full(k, value=self.prior_width))
 
     def log_density(self, q: MixtureFactors, x: Tensor) -> Tensor:
-        """log of the mixture at x (M, d), its parameters averaged over q: (*R, M), the predictive density of one observation."""
+        """log of the mixture at x (M, d), its parameters averaged over q, (*R, M): what q predicts of one observation."""
         weights = q.alpha / q.alpha.sum(-1, keepdim=True)                                       # E_q[π]
         variance = (self.width**2 + q.sigma.square()).unsqueeze(-2)                             # (*R, 1, K)
         each = -0.5 * _square_distances(x, q.mu) / variance - 0.5 * x.shape[-1] * (LOG_2PI + variance.log())
@@ -129,8 +133,8 @@ class GaussianMixture:
         """
         n, k = len(self.x), self.num_components
         if n * math.log(k) > math.log(MOST_LABELLINGS) + 1e-9:
-            raise VilibError(f"x: {n} observations can be labelled in {k}^{n} ways; at most {MOST_LABELLINGS:,} are summed one by one. "
-                             "Pass fewer observations, or compare ELBOs.")
+            raise VilibError(f"x: {n} observations can be labelled in {k}^{n} ways; at most {MOST_LABELLINGS:,} are "
+                             "summed one by one. Pass fewer observations, or compare ELBOs.")
         labels = torch.cartesian_prod(*[torch.arange(k, device=self.x.device)] * n).reshape(-1, n)
         return labels, self.log_joint_of(torch.nn.functional.one_hot(labels, k).to(self.x))
 
@@ -140,10 +144,12 @@ class GaussianMixture:
         For hard labels, φ_ik one or zero, it is log p(x, z).
         """
         d, k, a, ratio = self.x.shape[-1], self.num_components, self.concentration, (self.prior_width / self.width) ** 2
-        n, total, squares = phi.sum(-2), phi.mT @ self.x, (phi.mT @ self.x.square()).sum(-1)     # (*R, K), (*R, K, d), (*R, K)
-        inside = squares - total.square().sum(-1) / (n + 1 / ratio)
-        groups = -0.5 * (n * d * (LOG_2PI + 2 * math.log(self.width)) + d * torch.log1p(n * ratio) + inside / self.width**2)
-        weights = torch.lgamma(a + n).sum(-1) - torch.lgamma((k * a + n.sum(-1))) - (k * math.lgamma(a) - math.lgamma(k * a))
+        n, total, squares = phi.sum(-2), phi.mT @ self.x, (phi.mT @ self.x.square()).sum(-1)
+        inside = squares - total.square().sum(-1) / (n + 1 / ratio)                             # (*R, K)
+        constant = n * d * (LOG_2PI + 2 * math.log(self.width))
+        groups = -0.5 * (constant + d * torch.log1p(n * ratio) + inside / self.width**2)
+        weights = torch.lgamma(a + n).sum(-1) - torch.lgamma(k * a + n.sum(-1))
+        weights = weights - k * math.lgamma(a) + math.lgamma(k * a)
         return groups.sum(-1) + weights
 
     def log_evidence(self) -> float:

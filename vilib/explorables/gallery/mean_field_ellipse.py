@@ -78,13 +78,13 @@ def compute(rho: float, direction: str, family: str, seed: int) -> dict[str, obj
     density = lambda sd: FLOOR + SCALE * np.exp(-0.5 * (Z / sd) ** 2) / (sd * np.sqrt(2 * np.pi))  # noqa: E731
     ellipse = lambda whose: np.append([0.0, 0.0], values[f"tril_{whose}"][at][[0, 1, 1], [0, 0, 1]])  # noqa: E731
     return frame | {
-        "ellipse_p": ellipse("full"), "ellipse_q": ellipse(key), "z": Z, "marginal_p": density(1.0),
+        "ellipse_p": ellipse("full"), "ellipse_q": ellipse(key), "z": Z, "name_x": Z[-2:], "name_y": np.full(2, FLOOR + 0.75), "marginal_p": density(1.0),
         "conditional_p": density(np.sqrt(1 - rho**2)), "marginal_q": density(values[f"sd_{key}"][at]),
         "rho_now": rho, "fine": FINE, "rhos": np.array(RHOS), "too_heavy": TOO_HEAVY,
         "gap_curve": np.minimum(curves[f"gap_{key}"], 2 * DEPTH), "gap_now": values[f"gap_{key}"][at],
         "law_curve": curves[f"law_{key}"] if key != "full" else np.full(len(FINE), np.nan), "law_now": frame[f"law_{key}"],
         "k_hats": k_hat[key], "k_hat_now": k_hat[key][at],
-        "above": "at this ρ the gap, {gap_now:.1f} nats, is above the picture" if values[f"gap_{key}"][at] > DEPTH else "",
+        "above": "{gap_now:.1f} nats: above the picture" if values[f"gap_{key}"][at] > DEPTH else "",
         "drawn": "all weights are alike: no tail" if key == "full" else f"line: law; dots: {DRAWS:,} draws each",
         "verdict": _verdict(key, rho),
     }
@@ -111,7 +111,7 @@ def _panels() -> tuple[Panel, ...]:
             ({"family": "mean_field", "direction": "forward"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)"),
             ({"family": "full_rank"}, "", "p(z₁ | z₂ = 0)", "q(z₁) = p(z₁)")):
         plane += [Line("target", when, marginal, "z", "marginal_p", fill=True), Line("target", when, conditional, "z", "conditional_p", fill=True),
-                  Line("q", when, of_q, "z", "marginal_q")]
+                  Line("q", when, "", "z", "marginal_q"), Line("q", when, of_q, "name_x", "name_y", width=0)]
     return (
         Panel("plane", "The posterior and q; below, z₁ alone", Axis("z₁", (-4.9, 4.9), ticks=(-2, -1, 0, 1, 2)),
               Axis("z₂", (FLOOR, 2.15), ticks=(-2, -1, 0, 1, 2)), tuple(plane), 0, note="1 and 2 sd"),
