@@ -118,7 +118,7 @@ class GaussianMixture:
                               sigma=full(k, value=self.prior_width))
 
     def log_density(self, q: MixtureFactors, x: Tensor) -> Tensor:
-        """log of the mixture at x (M, d), its parameters averaged over q, (*R, M): what q predicts of one observation."""
+        """log of the mixture at x (M, d), averaged over q, (*R, M): what q predicts of one more observation."""
         weights = q.alpha / q.alpha.sum(-1, keepdim=True)                                       # E_q[π]
         variance = (self.width**2 + q.sigma.square()).unsqueeze(-2)                             # (*R, 1, K)
         each = -0.5 * _square_distances(x, q.mu) / variance - 0.5 * x.shape[-1] * (LOG_2PI + variance.log())
