@@ -10,6 +10,11 @@ from vilib.amortized import (
     VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
 )
 from vilib.bound import ElboTerms, elbo_terms, log_weights_at
+from vilib.cavi import (
+    Ascent, closest_mean_field, closest_mean_field_forward, coordinate_ascent, gaussian_of, gaussian_updates, precision_of,
+    update_gaussian_factor, weight_tail,
+)
+from vilib.cavi_checking import check_coordinate_update
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
 from vilib.checking_transforms import check_transform
@@ -41,6 +46,7 @@ from vilib.iwae import doubly_reparameterized, iwae
 from vilib.laplace import Laplace, laplace
 from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.mcmc import Chains, metropolis, metropolis_step
+from vilib.mixture import GaussianMixture, MixtureFactors
 from vilib.models import Model
 from vilib.nested import gradient_from_draws, nested_gradients, nested_study
 from vilib.networks import BernoulliDecoder, Encoder, GaussianDecoder, mlp
@@ -88,6 +94,9 @@ __all__ = [
     "advi", "Posterior",
     # how good is a q?
     "elbo_estimate", "log_weights", "pareto_k", "pareto_k_of",
+    # mean field and coordinate ascent
+    "coordinate_ascent", "Ascent", "closest_mean_field", "closest_mean_field_forward", "weight_tail", "gaussian_of", "precision_of",
+    "update_gaussian_factor", "gaussian_updates", "GaussianMixture", "MixtureFactors",
     # amortised inference
     "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
@@ -102,7 +111,8 @@ __all__ = [
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
+    "BiasedEstimator", "check_coordinate_update",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -4,6 +4,7 @@ from .elbo_bars import elbo_bars
 from .fit_race import fit_race
 from .gradient_variance import gradient_variance
 from .jacobian import jacobian
+from .mean_field_ellipse import mean_field_ellipse
 from .posterior_three_ways import posterior_three_ways
 
-__all__ = ["elbo_bars", "fit_race", "gradient_variance", "jacobian", "posterior_three_ways"]
+__all__ = ["elbo_bars", "fit_race", "gradient_variance", "jacobian", "mean_field_ellipse", "posterior_three_ways"]
