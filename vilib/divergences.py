@@ -174,12 +174,35 @@ def monte_carlo_kl_k3(log_p: LogJoint, q: Family, eps: Tensor, *, log_evidence: 
     return _mean_and_error(log_r.expm1() - log_r)
 
 
+def monte_carlo_forward_kl(log_p: LogJoint, q: Family, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p ‖ q) as the mean of log p − log q over draws of *p*: (estimate (*R), standard error (*R)).
+
+    draws: (S, *R, D), independent draws of p, in the units of z; axes of *R may be 1, and then all of q's batch share
+    them.  log_p: normalised.  What does not depend on q, the mean of log p, may be left out where only the best q is
+    wanted: the rest is minus a log likelihood of the draws.
+    Raises ShapeError for S = 1, NonScalarLogJoint, NonFiniteLogJoint.  (eq:kl-forward)
+
+    >>> from vilib import gaussian_target
+    >>> q = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
+    >>> estimate, standard_error = monte_carlo_forward_kl(gaussian_target(1.0, 1.0), q, torch.tensor([[0.0], [2.0]]))
+    >>> estimate.item(), round(standard_error.item(), 6)                         # z − ½ at each draw
+    (0.5, 1.0)
+    """
+    _check_draws(draws)
+    with torch.no_grad():
+        return _mean_and_error(evaluate(log_p, draws) - q.log_prob(draws))
+
+
 def _log_ratio(log_p: LogJoint, q: Family, eps: Tensor, log_evidence: float) -> Tensor:
-    if len(eps) < 2:
-        raise ShapeError(f"num_samples: a standard error needs at least 2 draws, got {len(eps)}.")
+    _check_draws(eps)
     with torch.no_grad():
         z = q.sample(eps)
         return evaluate(log_p, z) - log_evidence - q.log_prob(z)
+
+
+def _check_draws(draws: Tensor) -> None:
+    if len(draws) < 2:
+        raise ShapeError(f"num_samples: a standard error needs at least 2 draws, got {len(draws)}.")
 
 
 def _mean_and_error(x: Tensor) -> tuple[Tensor, Tensor]:
