@@ -38,6 +38,7 @@ from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
 from vilib.iwae import doubly_reparameterized, iwae
 from vilib.kl_checking import check_kl
+from vilib.kl_noise import LogRatioMoments, log_ratio_moments
 from vilib.laplace import Laplace, laplace
 from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.mcmc import Chains, metropolis, metropolis_step
@@ -100,7 +101,7 @@ __all__ = [
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "monte_carlo_forward_kl",
-    "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint",
+    "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_kl", "check_metropolis", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
