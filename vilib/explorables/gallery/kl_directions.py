@@ -21,20 +21,20 @@ from ..core import Axis, Band, Choice, Column, Contour, Definition, Ellipse, Gau
 from ..widget import Explorable
 
 MEANS = (-4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-SDS = (0.5, 0.65, 0.87, 1.02, 1.3, 1.6, 2.0, 2.56, 2.74, 3.16, 4.0)
+SDS = (0.65, 0.87, 1.02, 1.3, 1.6, 2.0, 2.56, 2.74, 3.16, 4.0)
 COUNTS, LEVELS, RINGS, SD, RHO = (10, 100, 1000, 10_000), (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0), 12, 2.0, 0.9
 ACROSS, ALONG = SD * (1 - RHO) ** 0.5, SD * (1 + RHO) ** 0.5
-Z, LOW, HIGH = np.linspace(-8.0, 8.0, 81), -0.6, 1.6                        # the integrand's picture
+Z, LOW, HIGH = np.linspace(-8.0, 8.0, 81), -0.4, 1.2                        # the integrand's picture
 REACH, GAP = 90.0, np.full(len(COUNTS), np.nan)
 FINE = torch.linspace(-REACH, REACH, 4001, dtype=torch.float64).unsqueeze(-1)
 HILLS, SKEWED = two_component_mixture(), gumbel_target(-1.5, 2.0)
 
 #: key → (label, p, a box around it, its parts as (density, what multiplies μ there, its draws from standard normal ε (S, 2)))
 TARGETS = {
-    "bimodal": ("two hills, ½N(−3, 1) + ½N(3, 1)", HILLS, ([-14.0], [14.0]), ((HILLS, 1.0, lambda e: e[:, 0] + 3 * e[:, 1].sign()),)),
-    "skewed": ("skewed, a Gumbel density", SKEWED, ([-12.0], [45.0]),
+    "bimodal": ("two hills, at ±3", HILLS, ([-14.0], [14.0]), ((HILLS, 1.0, lambda e: e[:, 0] + 3 * e[:, 1].sign()),)),
+    "skewed": ("skewed (Gumbel)", SKEWED, ([-12.0], [45.0]),
                ((SKEWED, 1.0, lambda e: -1.5 - 2 * (-torch.special.log_ndtr(e[:, 0])).log()),)),
-    "correlated": ("a ridge in 2-D, correlation 0.9", correlated_gaussian(RHO, (SD, SD)), ([-14.0, -14.0], [14.0, 14.0]),
+    "correlated": ("ridge in 2-D, ρ = 0.9", correlated_gaussian(RHO, (SD, SD)), ([-14.0, -14.0], [14.0, 14.0]),
                    ((gaussian_target(0.0, ACROSS), 0.0, lambda e: ACROSS * e[:, 0]), (gaussian_target(0.0, ALONG), 2**0.5, lambda e: ALONG * e[:, 1]))),
 }
 
@@ -47,7 +47,7 @@ def _q(mu: object, sigma: object) -> MeanFieldGaussian:
 def _still(target: str, direction: str) -> dict[str, object]:
     """What does not move with q: p, the landscape, the Gaussians that are best."""
     _, p, box, parts = TARGETS[target]
-    mu, omega = np.arange(-5.4, 5.41, 0.25), np.arange(-1.1, 1.86, 0.08)              # a little beyond the panel
+    mu, omega = np.arange(-5.4, 5.41, 0.15), np.arange(-1.1, 1.86, 0.05)              # a little beyond the panel
     at = [(part, _q(*np.broadcast_arrays(mu * along, np.exp(omega)[:, None]))) for part, along, _ in parts]
     if direction == "reverse":
         field = sum(reverse_kl(part, q, rule=lambda dim: trapezoid(dim, 129)) for part, q in at)
@@ -58,7 +58,7 @@ def _still(target: str, direction: str) -> dict[str, object]:
         field = sum(forward_kl(part, q, -45.0, 45.0, num_nodes=601) for part, q in at)
         q, kl = moment_matched_gaussian(p, *box, MeanFieldGaussian)
         minima = [(q.mean[0].item(), q.stddev[0].item(), kl)]
-    rings = level_rings(mu, omega, field.numpy() - minima[0][2], LEVELS, num_rings=RINGS, num_points=37)
+    rings = level_rings(mu, omega, field.numpy() - minima[0][2], LEVELS, num_rings=RINGS, num_points=73)
     minima_mu, minima_sd, kls = np.pad(np.array(minima).round(9) + 0.0, ((0, 3 - len(minima)), (0, 0)), constant_values=np.nan).T
     return dict(zip(("ring_mu", "ring_omega", "ring_levels"), rings)) | {
         "z": Z, "flat": np.zeros(len(Z)), "p": parts[0][0](torch.from_numpy(Z).unsqueeze(-1)).exp().numpy(), "minima_mu": minima_mu,
@@ -121,13 +121,13 @@ def _panels() -> tuple[Panel, ...]:
     noise = lambda row, ink: (Line(x="counts", y=f"theory_{row}", ink=ink, label=row, aside=True),                                                    # noqa: E731, E501
                               Line(x="counts", y=f"error_{row}", ink=ink, width=0, points=True), Point(x="counts", y=f"error_{row}", ink=ink, at="sample_count"))
     return (
-        Panel("densities", "p, and q", Axis("", (-8.0, 8.0)), Axis("", (0.0, 0.85)),
+        Panel("densities", "p, and q", Axis("", (-8.0, 8.0)), Axis("", (0.0, 0.63)),
               (Line(x="z", y="p", ink="target", fill=True, label="p"), Gaussian(params="q", ink="q", label="q")), 0, 0.9, when=flat),
-        Panel("ridge", "p, and q", Axis("z₁", (-8.0, 8.0)), Axis("z₂", (-8.0, 8.0)),
-              (Ellipse(params="ridge", ink="target", fill=True), Ellipse(params="disc", ink="q")), 0, 1.1, when=ridge),
+        Panel("ridge", "p, and q", Axis("z₁", (-12.0, 12.0)), Axis("z₂", (-6.0, 6.0)),
+              (Ellipse(params="ridge", ink="target", fill=True), Ellipse(params="disc", ink="q")), 0, 1.3, when=ridge),
         Panel("integrand", "Where the KL comes from", Axis("z", (-8.0, 8.0)), y, (*shade, zero, *curve("curve")), 0, 1.1, "{above}", flat),
         Panel("parts", "Where the KL comes from", Axis("distance from the centre of the ridge", (-8.0, 8.0)), y,
-              (*shade, zero, *curve("curve", "across"), *curve("second", "along", dashed=True)), 0, 0.9, "{above}", ridge),
+              (*shade, zero, *curve("curve", "across", aside=True), *curve("second", "along", aside=True, dashed=True)), 0, 0.7, "{above}", ridge),
         Panel("landscape", "The KL over (μ, log σ)", Axis("μ", (-4.8, 4.8)), Axis("log σ", (-0.9, 1.6)),
               (Contour(x="ring_mu", y="ring_omega", levels="ring_levels", ink="target"), Line(x="minima_mu", y="minima_omega", ink="target", width=0, points=True),
                Point(x="mu_q", y="omega_q", ink="q", label="q")), 1, note="nats above the best"),
@@ -159,8 +159,8 @@ def kl_directions(**values: object) -> Explorable:
             Column("its standard error", "error_{row}", ".2g", "sample_count", "as the draws tell it"),
             Column("what theory says", "theory_{row}", ".2g", "sample_count", "the standard deviation of one term over √S"),
         ), {"q": "q", "best": "text", "k1": "text", "k3": "control"}),
-        precision={"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.02), "p": Precision(step=0.005), "curve": Precision(step=0.02),
-                   "second": Precision(step=0.02), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "counts": Precision(),
+        precision={"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.02), "p": Precision(step=0.005), "curve": Precision(step=0.01),
+                   "second": Precision(step=0.01), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "counts": Precision(),
                    "theory_*": Precision(relative=0.01), "value_k*": Precision(step=0.002), "*": Precision(step=0.001)},
     )
     return Explorable(definition, **values)
