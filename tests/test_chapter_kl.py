@@ -58,7 +58,7 @@ def test_each_item_that_the_chapter_covers_is_marked(text, item):
 def test_the_equations_that_the_code_names_stand_here_once(text):
     labels = re.findall(r"^:label: (eq:\S+)$", text, re.M)
     assert len(labels) == len(set(labels))
-    assert {"eq:kl", "eq:kl-gaussian", "eq:kl-monte-carlo", "eq:kl-k3", "eq:kl-k3-variance", "eq:kl-forward", "eq:kl-pythagoras"} <= set(labels)
+    assert {"eq:kl", "eq:kl-gaussian", "eq:kl-monte-carlo", "eq:kl-tangent", "eq:kl-term-variance", "eq:kl-forward", "eq:kl-pythagoras"} <= set(labels)
 
 
 def test_every_exercise_has_a_folded_solution(text):

@@ -33,10 +33,10 @@ def test_two_gaussians_of_different_width(r):
 def test_two_dimensions(kinds):
     q, p = kinds[0](seed=5), kinds[1](seed=6)
     found = log_ratio_moments(q.log_prob, p.log_prob, (-12, -12), (12, 12))
-    assert (found.kl, found.opposite_kl) == pytest.approx((gaussian_kl(q, p).item(), gaussian_kl(p, q).item()), abs=1e-7)
+    assert (found.kl, found.opposite_kl) == pytest.approx((gaussian_kl(q, p).item(), gaussian_kl(p, q).item()), abs=1e-5)
     log_w = lambda z: p.log_prob(z) - q.log_prob(z)  # noqa: E731
     mean = expectation(log_w, q)
-    assert found.variance == pytest.approx(expectation(lambda z: (log_w(z) - mean) ** 2, q).item(), abs=1e-7)
+    assert found.variance == pytest.approx(expectation(lambda z: (log_w(z) - mean) ** 2, q).item(), rel=1e-4)
     if math.isfinite(found.chi_squared):
         assert found.chi_squared == pytest.approx(expectation(lambda z: (2 * log_w(z)).exp(), q).item() - 1, rel=1e-3)
 

@@ -86,7 +86,7 @@ KL_SLIPS: dict[str, tuple[Callable[[KLProblem], float], str]] = {
     "half the square": (lambda p: p.mean_of(lambda log_w: 0.5 * log_w.square()),
         "It is the mean of ½ (log p − log q)², which is near the KL where p is near q, and biased."),
     "k3 without −1": (lambda p: p.exact + 1,
-        "It is one too high: w − log w instead of w − 1 − log w. What is added must have mean zero (eq:kl-k3)."),
+        "It is one too high: w − log w instead of w − 1 − log w. What is added must have mean zero (eq:kl-tangent)."),
     "draws of the noise": (_drawn(lambda q: torch.zeros_like(q.vector())),
         "z is ε itself, a draw from N(0, I) and not from q: use z = q.sample(eps), which is μ + σ ε."),
     "variance for standard deviation": (_drawn(lambda q: torch.cat([q.mu, 2 * q.omega], -1)),
@@ -167,12 +167,12 @@ def check_kl(
     if all(_is_k3_upside_down(run) for run in runs):
         return Report(False, (
             "It is the mean of q/p − 1 − log(q/p): the ratio is upside down. Under q it is w = p/q that has mean one, "
-            "and q/p may have no mean at all (eq:kl-k3).", f"{facts}."), "k3 upside down", largest, threshold)
+            "and q/p may have no mean at all (eq:kl-tangent).", f"{facts}."), "k3 upside down", largest, threshold)
     wildest = max(runs, key=lambda run: run.spread / run.problem.exact)
     if largest <= threshold and threshold * wildest.spread > wildest.problem.exact:
         return Report(False, (
-            "It is too noisy to tell: the mean of all estimates could be the KL, and it could be zero. Is there a ratio "
-            "in it whose variance is infinite?",
+            "It is too noisy to tell: the mean of all estimates could be the KL, and it could be zero. Is there a "
+            "ratio in it whose variance is infinite?",
             f"On {wildest.problem.where} its mean is {wildest.values.mean():.3g} ± {wildest.spread:.1g}, the KL is "
             f"{wildest.problem.exact:.4f}."), "too noisy", largest, threshold)
     if largest > threshold:
@@ -189,7 +189,8 @@ def _biased(runs: list[_Run], threshold: float, largest: float, facts: str) -> R
         if all(run.z_score(predict(run.problem)) <= threshold for run in runs):
             return Report(False, (words, facts), slip, largest, threshold)
     each = "; ".join(f"{run.problem.where}: {run.values.mean():.3f} for {run.problem.exact:.3f}" for run in runs)
-    return Report(False, (facts, f"No single slip that we know explains the numbers: {each}."), None, largest, threshold)
+    return Report(False, (facts, f"No single slip that we know explains the numbers: {each}."), None, largest,
+                  threshold)
 
 
 def _is_k3_upside_down(run: _Run) -> bool:
@@ -220,8 +221,8 @@ def _run(estimate: Callable, problem: KLProblem, eps: Tensor) -> _Run | Report:
         both = estimate(problem.log_p, q, eps)
         alone = estimate(problem.log_p, problem.q.expand(2), eps[:, :2])
     except Exception as error:
-        return failed("raises", f"It raised {type(error).__name__} on {problem.where}, eps of shape {tuple(eps.shape)}: "
-                      f"{error}")
+        return failed("raises", f"It raised {type(error).__name__} on {problem.where}, eps of shape "
+                      f"{tuple(eps.shape)}: {error}")
     both, alone = (x if isinstance(x, tuple) else (x,) for x in (both, alone))
     if not 1 <= len(both) <= 2:
         return failed("shape", f"It returned {len(both)} things; expected the estimate, or it and its standard error.")
@@ -231,7 +232,8 @@ def _run(estimate: Callable, problem: KLProblem, eps: Tensor) -> _Run | Report:
             whole = isinstance(result, Tensor) and result.ndim == 0
             return failed("shape", f"It returned {name} of {got}, expected one number a replicate, (*R) = "
                           f"{tuple(eps.shape[1:2])}, for eps {tuple(eps.shape)} = (S, *R, D). "
-                          f"{'It averaged over the replicates too. ' * whole}Average over the S draws, the first axis: .mean(0).")
+                          f"{'It averaged over the replicates too. ' * whole}Average over the S draws, the first axis: "
+                          ".mean(0).")
         if not torch.isfinite(result).all():
             return failed("not finite", f"Some results are not finite on {problem.where}.")
         if not torch.allclose(few.detach().double(), result.detach().double()[:2], rtol=1e-8, atol=1e-8):

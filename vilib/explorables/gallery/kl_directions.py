@@ -1,7 +1,6 @@
 """kl-directions: which q is closest to p depends on which of them draws, and so does the noise of finding out.
 
-q = N(μ, σ²) meets two hills or a skewed p; on a ridge in two dimensions q = N((μ, μ), σ² I), and p and q both are products
-of what they are across the ridge and along it: the *parts* of the target.
+On a ridge q = N((μ, μ), σ² I), and p and q are products of what they are across it and along it, the *parts* of the target.
 """
 
 from __future__ import annotations
@@ -11,29 +10,25 @@ from functools import lru_cache, reduce
 import numpy as np
 import torch
 
-from vilib import (
-    LogRatioMoments, MeanFieldGaussian, correlated_gaussian, forward_kl, gaussian_target, gumbel_target, log_ratio_moments,
-    moment_matched_gaussian, reverse_kl, stationary_gaussians, trapezoid, two_component_mixture,
-)
+from vilib import LogRatioMoments, MeanFieldGaussian, correlated_gaussian, forward_kl, gaussian_target, gumbel_target
+from vilib import log_ratio_moments, moment_matched_gaussian, reverse_kl, stationary_gaussians, trapezoid, two_component_mixture
 
 from ..contours import level_rings
-from ..core import Axis, Band, Choice, Column, Contour, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Table
+from ..core import Axis, Band, Choice, Column, Contour, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Point, Precision
+from ..core import Rule, Slider, Table
 from ..widget import Explorable
 
 MEANS = (-4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 SDS = (0.65, 0.87, 1.02, 1.3, 1.6, 2.0, 2.56, 2.74, 3.16, 4.0)
 COUNTS, LEVELS, RINGS, SD, RHO = (10, 100, 1000, 10_000), (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0), 12, 2.0, 0.9
-ACROSS, ALONG = SD * (1 - RHO) ** 0.5, SD * (1 + RHO) ** 0.5
-Z, LOW, HIGH = np.linspace(-8.0, 8.0, 81), -0.4, 1.2                        # the integrand's picture
-REACH, GAP = 90.0, np.full(len(COUNTS), np.nan)
-FINE = torch.linspace(-REACH, REACH, 4001, dtype=torch.float64).unsqueeze(-1)
-HILLS, SKEWED = two_component_mixture(), gumbel_target(-1.5, 2.0)
+ACROSS, ALONG, HILLS, SKEWED = SD * (1 - RHO) ** 0.5, SD * (1 + RHO) ** 0.5, two_component_mixture(), gumbel_target(-1.5, 2.0)
+Z, LOW, HIGH, GAP = np.linspace(-8.0, 8.0, 81), -0.4, 1.2, np.full(len(COUNTS), np.nan)      # LOW, HIGH: the integrand's picture
+REACH, FINE = 90.0, torch.linspace(-90.0, 90.0, 4001, dtype=torch.float64).unsqueeze(-1)
 
 #: key → (label, p, a box around it, its parts as (density, what multiplies μ there, its draws from standard normal ε (S, 2)))
 TARGETS = {
     "bimodal": ("two hills, at ±3", HILLS, ([-14.0], [14.0]), ((HILLS, 1.0, lambda e: e[:, 0] + 3 * e[:, 1].sign()),)),
-    "skewed": ("skewed (Gumbel)", SKEWED, ([-12.0], [45.0]),
-               ((SKEWED, 1.0, lambda e: -1.5 - 2 * (-torch.special.log_ndtr(e[:, 0])).log()),)),
+    "skewed": ("skewed (Gumbel)", SKEWED, ([-12.0], [45.0]), ((SKEWED, 1.0, lambda e: -1.5 - 2 * (-torch.special.log_ndtr(e[:, 0])).log()),)),
     "correlated": ("ridge in 2-D, ρ = 0.9", correlated_gaussian(RHO, (SD, SD)), ([-14.0, -14.0], [14.0, 14.0]),
                    ((gaussian_target(0.0, ACROSS), 0.0, lambda e: ACROSS * e[:, 0]), (gaussian_target(0.0, ALONG), 2**0.5, lambda e: ALONG * e[:, 1]))),
 }
@@ -51,13 +46,12 @@ def _still(target: str, direction: str) -> dict[str, object]:
     at = [(part, _q(*np.broadcast_arrays(mu * along, np.exp(omega)[:, None]))) for part, along, _ in parts]
     if direction == "reverse":
         field = sum(reverse_kl(part, q, rule=lambda dim: trapezoid(dim, 129)) for part, q in at)
-        points = [p.best] if target == "correlated" else [
-            (s.q, -s.kl) for s in stationary_gaussians(p, _q([-3.0, 3.0, 0.0], [1.0, 1.0, 2.7])) if s.is_minimum]
-        minima = sorted(((q.mean[0].item(), q.stddev[0].item(), -elbo) for q, elbo in points), key=lambda m: (round(m[2], 6), -m[0]))
+        found = [(p.best[0], -p.best[1])] if target == "correlated" else [
+            (s.q, s.kl) for s in stationary_gaussians(p, _q([-3.0, 3.0, 0.0], [1.0, 1.0, 2.7])) if s.is_minimum]
     else:
         field = sum(forward_kl(part, q, -45.0, 45.0, num_nodes=601) for part, q in at)
-        q, kl = moment_matched_gaussian(p, *box, MeanFieldGaussian)
-        minima = [(q.mean[0].item(), q.stddev[0].item(), kl)]
+        found = [moment_matched_gaussian(p, *box, MeanFieldGaussian)]
+    minima = sorted(((q.mean[0].item(), q.stddev[0].item(), kl) for q, kl in found), key=lambda m: (round(m[2], 6), -m[0]))
     rings = level_rings(mu, omega, field.numpy() - minima[0][2], LEVELS, num_rings=RINGS, num_points=73)
     minima_mu, minima_sd, kls = np.pad(np.array(minima).round(9) + 0.0, ((0, 3 - len(minima)), (0, 0)), constant_values=np.nan).T
     return dict(zip(("ring_mu", "ring_omega", "ring_levels"), rings)) | {
@@ -76,7 +70,7 @@ def _exact(target: str, direction: str, mu: float, sigma: float) -> tuple[dict[s
         each.append(log_ratio_moments(base, other, -REACH, REACH, len(FINE)))
         curves.append((base(FINE).exp() * (base(FINE) - other(FINE))).numpy())
     moments, alone = reduce(LogRatioMoments.times, each), len(each) == 1
-    exact, peak = round(moments.kl, 3) + 0.0, max(curve.max() for curve in curves)
+    exact, peak = round(moments.kl, 3) + 0.0, max(c.max() for c in curves)
     first = round(curves[0].clip(0).sum() * 2 * REACH / (len(FINE) - 1) if alone else each[0].kl, 3)
     curve, second = (*(np.interp(Z, FINE[:, 0].numpy(), curve).clip(LOW, HIGH) for curve in curves), np.full(len(Z), np.nan))[:2]
     return {"curve": curve, "second": second, "value_q": np.full(len(COUNTS), exact), "first": first, "rest": abs(exact - first),
@@ -94,9 +88,8 @@ def _estimated(target: str, direction: str, mu: float, sigma: float, seed: int) 
         q = _q(mu * along, sigma)
         z = q.sample(eps[:, j : j + 1]) if direction == "reverse" else draw(eps).unsqueeze(-1)
         log_w += (p(z) - q.log_prob(z)) * (1 if direction == "reverse" else -1)
-    told = {name: np.array([(x[:n].mean().item(), x[:n].std().item() / n**0.5) for n in COUNTS]).T
-            for name, x in (("k1", -log_w), ("k3", log_w.expm1() - log_w))}
-    return {f"{kind}_{name}": both[i] for name, both in told.items() for i, kind in enumerate(("value", "error"))}
+    terms, of = {"k1": -log_w, "k3": log_w.expm1() - log_w}, {"value": torch.mean, "error": lambda x: x.std() / len(x) ** 0.5}
+    return {f"{kind}_{name}": np.array([f(x[:n]).item() for n in COUNTS]) for name, x in terms.items() for kind, f in of.items()}
 
 
 def compute(mu: float, sigma: float, direction: str, target: str, sample_count: int, seed: int) -> dict[str, object]:
@@ -108,9 +101,7 @@ def compute(mu: float, sigma: float, direction: str, target: str, sample_count: 
     return _still(target, direction) | exact | _estimated(target, direction, mu, sigma, seed) | {
         "counts": np.array(COUNTS), "zero": 0.0, "q": np.array([mu, sigma]), "disc": np.array([mu, mu, sigma, 0.0, sigma]), "mu_q": mu,
         "sigma_q": sigma, "omega_q": np.log(sigma), "theory_k1": k1 / np.sqrt(COUNTS), "theory_k3": k3 / np.sqrt(COUNTS), "verdict": verdict,
-        **{f"{name}_{row}": GAP for name in ("error", "theory") for row in ("q", "best")},
-        **{f"{name}_{row}": np.nan for name in ("mu", "sigma") for row in ("k1", "k3")},
-    }
+        **{f"{n}_{row}": GAP for n in ("error", "theory") for row in ("q", "best")}, **{f"{n}_{row}": np.nan for n in ("mu", "sigma") for row in ("k1", "k3")}}
 
 
 def _panels() -> tuple[Panel, ...]:
@@ -139,28 +130,21 @@ def _panels() -> tuple[Panel, ...]:
 def kl_directions(**values: object) -> Explorable:
     """Which q is closest to p, which way round, and how noisy is it to find out?
 
-    values : where controls stand at first: `mu`, `sigma`, `direction`, `target`, `sample_count`, `seed`.
-    Raises ExplorableError and TraitError (a value that is not offered).
+    values : where `mu`, `sigma`, `direction`, `target`, `sample_count` and `seed` stand at first; one that is not offered raises TraitError.
     """
-    rows = {"q": "this q", "best": "best q this way round", "k1": "k1, from S draws", "k3": "k3, from S draws"}
-    definition = Definition(
-        name="kl-directions", title="Which q is closest to p, and which way round?",
-        controls=(
-            Slider("mu", "q's mean, μ", MEANS, 1.0, ".1f"), Slider("sigma", "q's width, σ", SDS, 2.0, ".2f"),
-            Choice("direction", "divergence", {"reverse": "reverse, KL(q ‖ p)", "forward": "forward, KL(p ‖ q)"}, "reverse"),
-            Choice("target", "target p", {key: target[0] for key, target in TARGETS.items()}, "bimodal"),
-            Slider("sample_count", "draws, S", COUNTS, 100, ",d"), NewNoise("seed", "New noise", 2),
-        ),
-        compute=compute, panels=_panels(),
-        caption="{name} = {value_q@sample_count:.3f} nats. {split} {sample_count} draws estimate it as {value_k1@sample_count:.3f} "
-                "± {error_k1@sample_count:.2g}. {verdict}",
-        table=Table(rows, (
-            Column("μ", "mu_{row}", ".2f"), Column("σ", "sigma_{row}", ".2f"), Column("KL, nats", "value_{row}", ".3f", "sample_count"),
-            Column("its standard error", "error_{row}", ".2g", "sample_count", "as the draws tell it"),
-            Column("what theory says", "theory_{row}", ".2g", "sample_count", "the standard deviation of one term over √S"),
-        ), {"q": "q", "best": "text", "k1": "text", "k3": "control"}),
-        precision={"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.02), "p": Precision(step=0.005), "curve": Precision(step=0.01),
-                   "second": Precision(step=0.01), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "counts": Precision(),
-                   "theory_*": Precision(relative=0.01), "value_k*": Precision(step=0.002), "*": Precision(step=0.001)},
-    )
-    return Explorable(definition, **values)
+    columns = (
+        Column("μ", "mu_{row}", ".2f"), Column("σ", "sigma_{row}", ".2f"), Column("KL, nats", "value_{row}", ".3f", "sample_count"),
+        Column("its standard error", "error_{row}", ".2g", "sample_count", "as the draws tell it"),
+        Column("what theory says", "theory_{row}", ".2g", "sample_count", "the standard deviation of one term over √S"))
+    return Explorable(Definition(
+        "kl-directions", "Which q is closest to p, and which way round?",
+        (Slider("mu", "q's mean, μ", MEANS, 1.0, ".1f"), Slider("sigma", "q's width, σ", SDS, 2.0, ".2f"),
+         Choice("direction", "divergence", {"reverse": "reverse, KL(q ‖ p)", "forward": "forward, KL(p ‖ q)"}, "reverse"),
+         Choice("target", "target p", {key: target[0] for key, target in TARGETS.items()}, "bimodal"),
+         Slider("sample_count", "draws, S", COUNTS, 100, ",d"), NewNoise("seed", "New noise", 2)), compute, _panels(), "{name} = {value_q@sample_count:.3f} nats. {split} {sample_count} draws estimate it as {value_k1@sample_count:.3f} "
+        "± {error_k1@sample_count:.2g}. {verdict}",
+        Table({"q": "this q", "best": "best q this way round", "k1": "k1, from S draws", "k3": "k3, from S draws"}, columns, {"q": "q", "k3": "control"}),
+        {"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.02), "p": Precision(step=0.005), "curve": Precision(step=0.01),
+         "second": Precision(step=0.01), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "counts": Precision(),
+         "theory_*": Precision(relative=0.01), "value_k*": Precision(step=0.002), "*": Precision(step=0.001)},
+    ), **values)
