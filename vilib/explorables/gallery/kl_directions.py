@@ -133,7 +133,7 @@ def kl_directions(**values: object) -> Explorable:
     values : where `mu`, `sigma`, `direction`, `target`, `sample_count` and `seed` stand at first; one that is not offered raises TraitError.
     """
     columns = (
-        Column("μ", "mu_{row}", ".2f"), Column("σ", "sigma_{row}", ".2f"), Column("KL, nats", "value_{row}", ".3f", "sample_count"),
+        Column("μ", "mu_{row}", ".3f"), Column("σ", "sigma_{row}", ".3f"), Column("KL, nats", "value_{row}", ".3f", "sample_count"),
         Column("its standard error", "error_{row}", ".2g", "sample_count", "as the draws tell it"),
         Column("what theory says", "theory_{row}", ".2g", "sample_count", "the standard deviation of one term over √S"))
     return Explorable(Definition(
@@ -144,7 +144,7 @@ def kl_directions(**values: object) -> Explorable:
          Slider("sample_count", "draws, S", COUNTS, 100, ",d"), NewNoise("seed", "New noise", 2)), compute, _panels(), "{name} = {value_q@sample_count:.3f} nats. {split} {sample_count} draws estimate it as {value_k1@sample_count:.3f} "
         "± {error_k1@sample_count:.2g}. {verdict}",
         Table({"q": "this q", "best": "best q this way round", "k1": "k1, from S draws", "k3": "k3, from S draws"}, columns, {"q": "q", "k3": "control"}),
-        {"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.02), "p": Precision(step=0.005), "curve": Precision(step=0.01),
-         "second": Precision(step=0.01), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "counts": Precision(),
+        {"ring_levels": Precision(step=0.05), "ring_*": Precision(step=0.01), "p": Precision(step=0.001), "curve": Precision(step=0.01),
+         "second": Precision(step=0.01), "z": Precision(step=0.2), "error_*": Precision(relative=0.01), "*_best": Precision(step=1e-4),
          "theory_*": Precision(relative=0.01), "value_k*": Precision(step=0.002), "*": Precision(step=0.001)},
     ), **values)
