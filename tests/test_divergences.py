@@ -10,8 +10,8 @@ from torch.distributions import Bernoulli, Categorical, MultivariateNormal, kl_d
 
 from vilib import (
     FullRankGaussian, MeanFieldGaussian, NonFiniteLogJoint, ShapeError, VilibError, best_gaussian, correlated_gaussian,
-    exact_elbo, forward_kl, gaussian_kl, gaussian_target, log_evidence, logistic_one_coefficient, moment_matched_gaussian,
-    monte_carlo_kl, monte_carlo_kl_k3, normal, reverse_kl, stationary_gaussians, two_component_mixture,
+    exact_elbo, forward_kl, gaussian_kl, gaussian_target, gumbel_target, log_evidence, logistic_one_coefficient, moment_matched_gaussian,
+    monte_carlo_forward_kl, monte_carlo_kl, monte_carlo_kl_k3, normal, reverse_kl, stationary_gaussians, two_component_mixture,
 )
 
 close = torch.testing.assert_close
@@ -347,3 +347,45 @@ def test_the_device_of_the_arguments_is_followed():
     one = q.with_vector(q.vector()[:1])
     assert stationary_gaussians(p.log_prob, one)[0].q.mean.is_cuda
     assert monte_carlo_kl(p.log_prob, q, torch.zeros(2, 3, 2, device="cuda", dtype=torch.float64))[0].is_cuda
+
+
+# ---- a skewed target, and the forward KL from draws of p -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("location, scale", [(0.0, 1.0), (-1.5, 2.0), (3.0, 0.4)])
+def test_the_gumbel_target_both_ways(location, scale):
+    """torch's density and moments; the best Gaussian each way, and what it pays, in closed form."""
+    target, exact = gumbel_target(location, scale), torch.distributions.Gumbel(tensor(location), tensor(scale))
+    z = torch.linspace(location - 2 * scale, location + 6 * scale, 50, dtype=torch.float64).unsqueeze(-1)
+    close(target(z), exact.log_prob(z)[:, 0])
+    slope = torch.autograd.functional.jacobian(lambda z: target(z).sum(), z)
+    close(target.slope(z), slope)
+    lower, upper = location - 6 * scale, location + 45 * scale
+    assert log_evidence(target, lower, upper) == pytest.approx(0, abs=1e-10)
+    q, elbo = best_gaussian(target, gaussian(location, math.log(scale)))
+    assert (q.mean.item(), q.stddev.item(), elbo) == pytest.approx((location + scale / 2, scale, target.best[1]), abs=1e-7)
+    assert -target.best[1] == pytest.approx(1.5 - 0.5 * math.log(2 * math.pi * math.e), abs=1e-12)
+    q, kl = moment_matched_gaussian(target, lower, upper)
+    assert (q.mean.item(), q.stddev.item()) == pytest.approx((exact.mean.item(), exact.stddev.item()), abs=1e-6)
+    assert kl == pytest.approx(0.5 * math.log(2 * math.pi * math.e * math.pi**2 / 6) - (1 + 0.5772156649), abs=1e-6)
+
+
+@every_mix
+def test_forward_from_draws_is_the_mean_log_ratio_at_them(kinds):
+    """By hand for a batch of q with draws of their own, and with draws that all of them share."""
+    q, p = pair(kinds, batches=((3,), ()))
+    eps = normal(50, (3,), 2, generator=seeded(4), dtype=torch.float64)
+    for draws in (p.expand(3).sample(eps), p.expand(1).sample(eps[:, :1])):
+        terms = p.log_prob(draws) - q.log_prob(draws)
+        estimate, error = monte_carlo_forward_kl(p.log_prob, q, draws)
+        close(estimate, terms.mean(0))
+        close(error, terms.std(0) / 50**0.5)
+        assert estimate.shape == error.shape == (3,) and not estimate.requires_grad
+    with pytest.raises(ShapeError, match="at least 2 draws, got 1"):
+        monte_carlo_forward_kl(p.log_prob, q, eps[:1])
+
+
+def test_forward_from_draws_follows_dtype():
+    q, p = FAMILIES["mean-field"](dtype=torch.float32), FAMILIES["mean-field"](dtype=torch.float32, seed=7)
+    estimate, error = monte_carlo_forward_kl(p.log_prob, q, p.sample(normal(9, (), 2, generator=seeded())))
+    assert estimate.dtype == error.dtype == torch.float32

@@ -26,8 +26,8 @@ from vilib.datasets import digits
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.divergences import (
-    StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_kl, monte_carlo_kl_k3, reverse_kl,
-    stationary_gaussians,
+    StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_forward_kl, monte_carlo_kl,
+    monte_carlo_kl_k3, reverse_kl, stationary_gaussians,
 )
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.elbo_checking import check_elbo
@@ -37,12 +37,14 @@ from vilib.estimators import (
     self_normalized_score_function, sticking_the_landing, total_derivative, value_of,
 )
 from vilib.examples import (
-    Cost, Example, coin_toss, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target, kidiq,
-    logistic_one_coefficient, quadratic_cost, two_component_mixture,
+    Cost, Example, coin_toss, correlated_gaussian, cosine_cost, eight_schools, exponential_cost, gaussian_target,
+    gumbel_target, kidiq, logistic_one_coefficient, quadratic_cost, two_component_mixture,
 )
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
 from vilib.iwae import doubly_reparameterized, iwae
+from vilib.kl_checking import check_kl
+from vilib.kl_noise import LogRatioMoments, log_ratio_moments
 from vilib.laplace import Laplace, laplace
 from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.mcmc import Chains, metropolis, metropolis_step
@@ -72,7 +74,7 @@ __all__ = [
     # models and families
     "Model", "Example", "Cost", "MeanFieldGaussian", "FullRankGaussian", "FactorizedBernoulli", "FactorizedCategorical",
     "FactorizedLogJoint",
-    "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
+    "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "gumbel_target", "correlated_gaussian",
     "logistic_one_coefficient", "coin_toss", "two_component_mixture", "kidiq", "eight_schools",
     "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
     "ordered", "OrderedTransform", "SimplexTransform",
@@ -108,11 +110,11 @@ __all__ = [
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
     # divergences
-    "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
-    "stationary_gaussians", "StationaryPoint",
+    "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "monte_carlo_forward_kl",
+    "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
-    "BiasedEstimator", "check_coordinate_update",
+    "BiasedEstimator", "check_coordinate_update", "check_kl",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -39,7 +39,7 @@ def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
 
     ½ ( ‖L_p⁻¹ L_q‖² − D + ‖L_p⁻¹ (μ_q − μ_p)‖² ) + log |L_p| − log |L_q|, L Lᵀ the covariance.
     The batch shapes of q and p broadcast to *R.  Raises ShapeError when they do not, or the dimensions differ.
-    (Rasmussen & Williams 2006, appendix A.5)
+    (eq:kl-gaussian-matrix)
 
     >>> q, p = (MeanFieldGaussian(torch.tensor([m]), torch.tensor([s]).log()) for m, s in [(0.0, 1.0), (1.0, 2.0)])
     >>> round(gaussian_kl(q, p).item(), 6), round(gaussian_kl(p, q).item(), 6)
@@ -136,13 +136,13 @@ def _normalised(log_p: LogJoint, lower, upper, num_nodes: int | None) -> tuple[T
 
 
 def monte_carlo_kl(log_p: LogJoint, q: Family, eps: Tensor, *, log_evidence: float = 0.0) -> tuple[Tensor, Tensor]:
-    """KL(q ‖ p) as the mean of −log r, r = p/q, over the draws of q ("k1"): (estimate (*R), standard error (*R)).
+    """KL(q ‖ p) as the mean of −log w, w = p/q, over the draws of q ("k1"): (estimate (*R), standard error (*R)).
 
     Plain numbers: to *climb*, take an estimator of :mod:`vilib.estimators`.  Unbiased for any
     D, with q of any family; single draws, and even the mean, may be negative.  eps: (S, *R, D).  log_evidence as for
     :func:`reverse_kl`.  The standard error holds for independent draws (noise ``normal``); of others take the spread
     over a batch.
-    Raises ShapeError for S = 1, NonScalarLogJoint, NonFiniteLogJoint.  (Schulman 2020, "Approximating KL divergence")
+    Raises ShapeError for S = 1, NonScalarLogJoint, NonFiniteLogJoint.  (eq:kl-monte-carlo, eq:kl-standard-error)
 
     >>> from vilib import gaussian_target
     >>> q = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
@@ -150,16 +150,16 @@ def monte_carlo_kl(log_p: LogJoint, q: Family, eps: Tensor, *, log_evidence: flo
     >>> abs(estimate.item()) < 1e-6, standard_error.item() < 1e-6                # where q is p, each draw is zero
     (True, True)
     """
-    return _mean_and_error(-_log_ratio(log_p, q, eps, log_evidence))
+    return _mean_and_error(-_log_weight(log_p, q, eps, log_evidence))
 
 
 def monte_carlo_kl_k3(log_p: LogJoint, q: Family, eps: Tensor, *, log_evidence: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The same as the mean of r − 1 − log r ("k3"), r = p/q, of which no draw is negative.  (Schulman 2020)
+    """The same as the mean of w − 1 − log w ("k3"), w = p/q, never negative.  (eq:kl-tangent; Schulman 2020)
 
-    r − 1 has mean zero, so this is k1 with a control variate of coefficient one, and as unbiased; but only for a
+    w − 1 has mean zero, so this is k1 with a control variate of coefficient one, and as unbiased; but only for a
     *normalised* p (or with its log_evidence), and a q that is positive wherever p is.  Its variance is lower
 
-        Var k3 = Var k1 + χ²(p ‖ q) − 2 ( KL(q ‖ p) + KL(p ‖ q) )
+        Var k3 = Var k1 + χ²(p ‖ q) − 2 ( KL(q ‖ p) + KL(p ‖ q) )                       (eq:kl-term-variance)
 
     where χ² < 2 (KL + KL), that is where q and p are near.  It is *not* where they are far: for N(0,1) and N(m,1) from
     m² = 1.2564 on, and it is infinite once p is √2 times wider than q.  Arguments, result and errors as for
@@ -170,16 +170,39 @@ def monte_carlo_kl_k3(log_p: LogJoint, q: Family, eps: Tensor, *, log_evidence: 
     >>> [round(kl(gaussian_target(0.1, 1.0), q, eps)[1].item(), 4) for kl in (monte_carlo_kl, monte_carlo_kl_k3)]
     [0.0577, 0.0017]
     """
-    log_r = _log_ratio(log_p, q, eps, log_evidence)
-    return _mean_and_error(log_r.expm1() - log_r)
+    log_w = _log_weight(log_p, q, eps, log_evidence)
+    return _mean_and_error(log_w.expm1() - log_w)
 
 
-def _log_ratio(log_p: LogJoint, q: Family, eps: Tensor, log_evidence: float) -> Tensor:
-    if len(eps) < 2:
-        raise ShapeError(f"num_samples: a standard error needs at least 2 draws, got {len(eps)}.")
+def monte_carlo_forward_kl(log_p: LogJoint, q: Family, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p ‖ q) as the mean of log p − log q over draws of *p*: (estimate (*R), standard error (*R)).
+
+    draws: (S, *R, D), independent draws of p, in the units of z; axes of *R may be 1, and then all of q's batch share
+    them.  log_p: normalised.  What does not depend on q, the mean of log p, may be left out where only the best q is
+    wanted: the rest is minus a log likelihood of the draws.
+    Raises ShapeError for S = 1, NonScalarLogJoint, NonFiniteLogJoint.  (eq:kl-forward)
+
+    >>> from vilib import gaussian_target
+    >>> q = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
+    >>> estimate, standard_error = monte_carlo_forward_kl(gaussian_target(1.0, 1.0), q, torch.tensor([[0.0], [2.0]]))
+    >>> round(estimate.item(), 6), round(standard_error.item(), 6)               # z − ½ at each draw
+    (0.5, 1.0)
+    """
+    _check_draws(draws)
+    with torch.no_grad():
+        return _mean_and_error(evaluate(log_p, draws) - q.log_prob(draws))
+
+
+def _log_weight(log_p: LogJoint, q: Family, eps: Tensor, log_evidence: float) -> Tensor:
+    _check_draws(eps)
     with torch.no_grad():
         z = q.sample(eps)
         return evaluate(log_p, z) - log_evidence - q.log_prob(z)
+
+
+def _check_draws(draws: Tensor) -> None:
+    if len(draws) < 2:
+        raise ShapeError(f"num_samples: a standard error needs at least 2 draws, got {len(draws)}.")
 
 
 def _mean_and_error(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -318,6 +318,29 @@ def two_component_mixture(
     return Example("two-component mixture", 1, log_joint, ((lower, upper),), 0.0, slope=slope, start=_mean_field([means[side]], [sds[side]]))
 
 
+def gumbel_target(location: float = 0.0, scale: float = 1.0) -> Example:
+    """p(z) = e^{−u − e^{−u}}/scale, u = (z − location)/scale, normalised: one mode, a long tail to the right.
+
+    Its mean is location + γ scale, its variance π² scale²/6.  The best Gaussian, N(location + scale/2, scale²), pays
+    3/2 − ½ log 2πe at any scale; the one with p's moments (:func:`vilib.divergences.moment_matched_gaussian`) is wider.
+
+    >>> q, elbo = gumbel_target(-1.5, 2.0).best
+    >>> q.mean.item(), round(q.stddev.item(), 6), round(-elbo, 6)
+    (-0.5, 2.0, 0.081061)
+    """
+
+    def log_joint(z: Tensor) -> Tensor:
+        u = (z[..., 0] - location) / scale
+        return -u - (-u).exp() - math.log(scale)
+
+    def slope(z: Tensor) -> Tensor:
+        return torch.expm1((location - z) / scale) / scale
+
+    best = _mean_field([location + 0.5 * scale], [scale])
+    return Example("Gumbel target", 1, log_joint, ((location - 3 * scale, location + 8 * scale),), 0.0, slope=slope,
+                   known_best=(best, 0.5 * (1 + LOG_2PI) - 1.5))
+
+
 def kidiq(centred: bool = False) -> Example:
     """Test scores of 434 children against their mothers' IQ: kid_score ~ N(β₀ + β₁ mom_iq, σ²).  (Gelman & Hill 2007)
 

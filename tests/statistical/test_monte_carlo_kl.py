@@ -7,7 +7,7 @@ import torch
 from helpers import bernoulli, full_rank, gaussian, mean_field, seeded
 from statistical.ztest import assert_mean, assert_variance
 
-from vilib import expectation, gaussian_kl, monte_carlo_kl, monte_carlo_kl_k3, normal, reverse_kl
+from vilib import expectation, gaussian_kl, monte_carlo_forward_kl, monte_carlo_kl, monte_carlo_kl_k3, normal, reverse_kl
 
 pytestmark = pytest.mark.statistical
 KINDS = {"k1": monte_carlo_kl, "k3": monte_carlo_kl_k3}
@@ -100,3 +100,16 @@ def test_the_wrong_direction_would_be_noticed():
     q, p = PAIRS["one dimension"]
     with pytest.raises(AssertionError, match="z = "):
         assert_mean(replicates(monte_carlo_kl, p.log_prob, q, 16)[0], gaussian_kl(p, q))
+
+
+@pytest.mark.parametrize("pair", ["one dimension", "mean-field", "full-rank"])
+def test_forward_from_draws_of_p_is_unbiased_and_so_is_the_square_of_its_error(pair):
+    q, p = PAIRS[pair]
+    draws = p.expand(20_000).sample(normal(16, (20_000,), q.dim, generator=seeded(), dtype=torch.float64))
+    estimates, errors = monte_carlo_forward_kl(p.log_prob, q.expand(20_000), draws)
+    assert_mean(estimates, gaussian_kl(p, q))
+    exact = exact_variances(p, q)[0] / 16                                    # Var under p of log q − log p
+    assert_variance(estimates, exact)
+    assert_mean(errors.square(), exact)
+    with pytest.raises(AssertionError, match="z = "):
+        assert_mean(estimates, gaussian_kl(q, p))

@@ -4,7 +4,11 @@ from .elbo_bars import elbo_bars
 from .fit_race import fit_race
 from .gradient_variance import gradient_variance
 from .jacobian import jacobian
+from .kl_directions import kl_directions
 from .mean_field_ellipse import mean_field_ellipse
 from .posterior_three_ways import posterior_three_ways
 
-__all__ = ["elbo_bars", "fit_race", "gradient_variance", "jacobian", "mean_field_ellipse", "posterior_three_ways"]
+__all__ = [
+    "elbo_bars", "fit_race", "gradient_variance", "jacobian", "kl_directions", "mean_field_ellipse",
+    "posterior_three_ways",
+]
