@@ -18,6 +18,7 @@ from vilib.control_variates import (
 )
 from vilib.datasets import digits
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
+from vilib.digit_vae import digit_vae, train_digit_vae
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.divergences import (
     StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_kl, monte_carlo_kl_k3, reverse_kl,
@@ -58,6 +59,7 @@ from vilib.types import (
     NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
     VilibError,
 )
+from vilib.vae_checking import check_vae_loss
 
 __version__ = "0.1.0"
 
@@ -91,7 +93,7 @@ __all__ = [
     "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
-    "ppca", "PPCA", "LinearVAE", "digits",
+    "ppca", "PPCA", "LinearVAE", "digits", "digit_vae", "train_digit_vae",
     # the neighbours of variational inference
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
@@ -101,7 +103,7 @@ __all__ = [
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_vae_loss", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -3,6 +3,7 @@
 from .elbo_bars import elbo_bars
 from .fit_race import fit_race
 from .gradient_variance import gradient_variance
+from .latent_map import latent_map
 from .posterior_three_ways import posterior_three_ways
 
-__all__ = ["elbo_bars", "fit_race", "gradient_variance", "posterior_three_ways"]
+__all__ = ["elbo_bars", "fit_race", "gradient_variance", "latent_map", "posterior_three_ways"]
