@@ -22,7 +22,7 @@ PLACES = tuple(round(-3.6 + 0.6 * k, 1) for k in range(13))
 #: Codes drawn of each class, and codes that are asked which class lives near z.
 DRAWN, NEAREST = 20, 25
 #: One ink a class. Here inks only help the eye to group the numerals; q and z keep their own.
-INK = ("pathwise", "score", "stl", "laplace", "control", "mcmc", "target", "score", "muted", "laplace")
+INK = ("pathwise", "laplace", "stl", "pathwise", "control", "score", "score", "mcmc", "target", "laplace")
 LABELS = digits()[1]
 TRAINING, HELD_OUT = binary_digits()
 #: The first held-out picture of each class: the digits that can be chosen.
@@ -105,7 +105,7 @@ def _panels() -> tuple[Panel, ...]:
               (Ellipse(params="prior", ink="muted"),
                *(Letters(INK[c], {}, "", f"code_{c}_1", f"code_{c}_2", str(c), DRAWN, "epoch") for c in range(10)),
                Ellipse(params="q", at="epoch", ink="q", fill=True), Point(x="mu_1", y="mu_2", at="epoch", ink="q", label="q(z | x)"),
-               Point(x="z_1", y="z_2", ink="text", label="z")), 0, note="circles: the prior, 1 and 2 sd"),
+               Point(x="z_1", y="z_2", ink="text", label="z")), 0, note="rings: the prior, 1 and 2 sd"),
         Panel("x", "The picture x", blank, blank, (picture("x", "", "text", "A held-out {class:d}."),), 1, 1.0),
         Panel("reconstruction", "Drawn at the mean of its q", blank, blank,
               (picture("reconstruction", "epoch", "q", "What the decoder draws at the mean of q for a held-out {class:d}."),), 1, 1.0),
@@ -133,7 +133,7 @@ def latent_map(**values: object) -> Explorable:
         ),
         compute=compute, panels=_panels(),
         caption="Epoch {epochs@epoch:d} of a training with β = {beta}. Of the 25 training codes nearest to z = ({z1}, {z2}) most, {votes@epoch:d}, are "
-                "of the class {nearest@epoch:d}; the nearest one lies {distance@epoch:.1f} away. The q of this {class:d} costs {kl_x@epoch:.2f} nats; "
+                "of the class {nearest@epoch:d}; the nearest one lies about {distance@epoch:.1f} away. The q of this {class:d} costs {kl_x@epoch:.2f} nats; "
                 "0 is the prior itself, which knows nothing of x.",
         table=Table({"x": "this x", "training": "mean of 1,500 to train on", "held_out": "mean of 297 held out"},
                     tuple(Column(label, f"{name}_{{row}}", ".2f", "epoch", words) for label, name, words in columns), {"x": "q"}),

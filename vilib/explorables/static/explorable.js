@@ -259,8 +259,8 @@ globalThis.vilibExplorables ??= (() => {
     },
     image(mark, c) {
       const { rows, columns } = mark, pixels = between(c.frame.get(mark.pixels), rows * columns, mark.at ? c.time(mark.at) : 0);
-      const side = Math.min((c.box.right - c.box.left) / columns, (c.box.bottom - c.box.top) / rows);
-      const left = (c.box.left + c.box.right - side * columns) / 2, top = c.box.bottom - side * rows;
+      const side = Math.min((c.box.right - c.box.left) / columns, (c.box.bottom - c.box.top - 2) / rows);
+      const left = (c.box.left + c.box.right - side * columns) / 2, top = c.box.bottom - 1 - side * rows;
       const tenths = Array.from({ length: rows }, (_, r) => pixels.slice(r * columns, (r + 1) * columns).map((v) => Math.min(9, Math.floor(10 * v))).join(""));
       c.describe(`${c.fill(mark.alt || "")} ${columns} by ${rows} pixels, from the top, 0 the page and 9 full ink: ${tenths.join(", ")}.`);
       const cell = (v, i) => `<path d="M${round(left + side * (i % columns))} ${round(top + side * Math.floor(i / columns))}h${round(side + 0.1)}v${round(side + 0.1)}H${round(left + side * (i % columns))}z" style="fill:${ink(mark.ink)}" fill-opacity="${v.toFixed(2)}"/>`;
