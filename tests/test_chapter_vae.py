@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import jupytext
+import numpy as np
 import pytest
 import torch
 from helpers import seeded
@@ -225,7 +226,7 @@ def test_prompt_order_without_labels():
     corners = [compute(z1, z2, "3", 1.0)["drawn"].reshape(64, 7)[:, 1] for z1 in (-1.2, 1.2) for z2 in (-1.2, 1.2)]
     mean = TRAINING.mean(0).numpy()
     for one in corners:                                                    # "mostly the mean picture, whatever z is"
-        assert ((one - mean) ** 2).mean() < 0.25 * mean.var()
+        assert np.corrcoef(one, mean)[0, 1] > 0.85
 
 
 def test_prompt_pay_more_for_the_code():
