@@ -1,7 +1,8 @@
 """The digits' own VAE: how the book trains it, and what came of it, kept at seven moments for four β.
 
-A latent plane, D = 2, so that all of it can be drawn.  :func:`train_digit_vae` is the recipe; ``vilib/data/digit_vae.npz``
-holds what it gives, in half precision, so that a picture of a training need not train.  To write it anew (20 s):
+A latent plane, D = 2, so that all of it can be drawn.  :func:`train_digit_vae` is the recipe.  The file
+``vilib/data/digit_vae.npz`` holds what it gives, in half precision, so that a picture of a training need not train.  To
+write it anew (20 s):
 
     python -c "from vilib.digit_vae import write; write()"
 
@@ -63,9 +64,9 @@ def train_digit_vae(
     watch(0, vae)
     num_steps = max(1, num_epochs * -(-len(images) // batch_size))
     done = train(
-        vae, images, num_epochs=num_epochs, batch_size=batch_size, optimizer=adam(0.01, lambda step: 1 - step / num_steps),
-        generator=generator, estimator=partial(analytic_kl, beta=beta), progress=progress,
-        on_epoch=lambda epoch, elbo: watch(epoch + 1, vae),
+        vae, images, num_epochs=num_epochs, batch_size=batch_size, generator=generator,
+        optimizer=adam(0.01, lambda step: 1 - step / num_steps), estimator=partial(analytic_kl, beta=beta),
+        progress=progress, on_epoch=lambda epoch, elbo: watch(epoch + 1, vae),
     )
     return vae, done
 
