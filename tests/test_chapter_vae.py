@@ -141,7 +141,7 @@ def test_the_linear_vae_reaches_the_summit(ran):
 
 
 def test_collapse_as_it_is_told(ran):
-    *rows, last = (numbers(line) for line in output(ran, "64 independent pixels {no_latent:27").splitlines()[1:])
+    *rows, last = (numbers(line) for line in output(ran, "64 independent pixels {no_latent:17").splitlines()[1:])
     betas = {row[0]: row[1:] for row in rows}
     assert betas[6.0][1] == 0 and max(betas[6.0][4:]) < 5e-5
     assert betas[6.0][2] == pytest.approx(last[0], abs=0.02), "what is left is the table of frequencies"

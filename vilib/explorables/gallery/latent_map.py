@@ -135,7 +135,7 @@ def latent_map(**values: object) -> Explorable:
         caption="Epoch {epochs@epoch:d} of a training with β = {beta}. Of the 25 training codes nearest to z = ({z1}, {z2}) most, {votes@epoch:d}, are "
                 "of the class {nearest@epoch:d}; the nearest one lies about {distance@epoch:.1f} away. The q of this {class:d} costs {kl_x@epoch:.2f} nats; "
                 "0 is the prior itself, which knows nothing of x.",
-        table=Table({"x": "this x", "training": "mean of 1,500 to train on", "held_out": "mean of 297 held out"},
+        table=Table({"x": "this x", "training": "trained on, mean", "held_out": "held out, mean"},
                     tuple(Column(label, f"{name}_{{row}}", ".2f", "epoch", words) for label, name, words in columns), {"x": "q"}),
         precision={"code_*": Precision(step=0.05), "drawn": Precision(step=0.1), "reconstruction": Precision(step=0.1), "x": Precision(step=1),
                    "votes": Precision(step=1), "distance": Precision(step=0.1), "nearest": Precision(step=1), "class": Precision(step=1), "epochs": Precision(step=1),
