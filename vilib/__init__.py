@@ -24,6 +24,7 @@ from vilib.control_variates import (
 )
 from vilib.datasets import digits
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
+from vilib.digit_vae import digit_vae, train_digit_vae
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.divergences import (
     StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_forward_kl, monte_carlo_kl,
@@ -67,6 +68,7 @@ from vilib.types import (
     NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
     VilibError,
 )
+from vilib.vae_checking import check_vae_loss
 
 __version__ = "0.1.0"
 
@@ -103,7 +105,7 @@ __all__ = [
     "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
-    "ppca", "PPCA", "LinearVAE", "digits",
+    "ppca", "PPCA", "LinearVAE", "digits", "digit_vae", "train_digit_vae",
     # the neighbours of variational inference
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
@@ -114,7 +116,7 @@ __all__ = [
     "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
-    "BiasedEstimator", "check_coordinate_update", "check_kl",
+    "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -16,6 +16,8 @@ from .core import (
     Ellipse,
     ExplorableError,
     Gaussian,
+    Image,
+    Letters,
     Line,
     NewNoise,
     Panel,
@@ -35,7 +37,7 @@ from .widget import Explorable, recording_wanted
 
 __all__ = [
     "INKS", "Axis", "Band", "Bar", "Bars", "Choice", "Column", "Contour", "Definition", "Ellipse", "Explorable", "ExplorableError",
-    "Gaussian", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
+    "Gaussian", "Image", "Letters", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
     "Switches", "Table", "ink", "level_rings", "matplotlib_style", "picture", "record",
     "recording_wanted",
 ]

@@ -259,6 +259,32 @@ class Contour(Mark):
 
 
 @dataclass(frozen=True)
+class Image(Mark):
+    """A picture of `rows` × `columns` square pixels, row by row from the top: 0 the page, 1 the ink. It fills its panel.
+
+    `pixels` holds each pixel at every time of the `Play` that `at` names. `alt` says what it shows, numbers put in as in a caption:
+    it is read aloud with the panel's title, and the pixels after it, in tenths.
+    """
+
+    pixels: Channel = ""
+    rows: int = 1
+    columns: int = 1
+    at: str = ""
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Letters(Mark):
+    """`letter` written at `count` places (x[i], y[i]); with `at`, the name of a `Play`, each i at every time: the letters travel."""
+
+    x: Channel = ""
+    y: Channel = ""
+    letter: str = "·"
+    count: int = 1
+    at: str = ""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One picture. Panels with the same `column` stand on top of each other; `height` is their share.
 
@@ -427,7 +453,7 @@ class Definition:
                 if isinstance(axis.domain, str):
                     used.append((axis.domain, f"an axis of panel {panel.name!r}"))
             for mark in panel.marks:
-                for key in ("x", "y", "low", "high", "heights", "params", "levels"):
+                for key in ("x", "y", "low", "high", "heights", "params", "levels", "pixels"):
                     if getattr(mark, key, ""):
                         used.append((getattr(mark, key), f"{type(mark).__name__} in panel {panel.name!r}"))
         for control in self.controls:

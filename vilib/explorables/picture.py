@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import (
-    Axis, Band, Bar, Bars, Contour, Definition, Ellipse, Frame, Gaussian, Line, Mark, Panel, Play, Point, Rule, Slider, Stems,
+    Axis, Band, Bar, Bars, Contour, Definition, Ellipse, Frame, Gaussian, Image, Letters, Line, Mark, Panel, Play, Point, Rule, Slider,
+    Stems,
 )
 from .palette import ink, matplotlib_style
 
@@ -176,7 +177,22 @@ def _contour(axes: Axes, mark: Contour, frame: Frame, place: Place, color: str) 
         axes.plot(x, y, color=color, linewidth=0.8)
 
 
+def _image(axes: Axes, mark: Image, frame: Frame, place: Place, color: str) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    pixels = frame[mark.pixels].reshape(mark.rows * mark.columns, -1)[:, place(mark.at)].reshape(mark.rows, mark.columns)
+    axes.pcolormesh(np.arange(mark.columns + 1), np.arange(mark.rows, -1, -1), pixels, vmin=0, vmax=1,
+                    cmap=LinearSegmentedColormap.from_list("ink", ["white", color]))
+    axes.set(xlim=(0, mark.columns), ylim=(0, mark.rows), aspect="equal")
+    axes.spines[:].set_visible(True)
+
+
+def _letters(axes: Axes, mark: Letters, frame: Frame, place: Place, color: str) -> None:
+    x, y = (frame[name].reshape(mark.count, -1)[:, place(mark.at)] for name in (mark.x, mark.y))
+    axes.plot(x, y, linestyle="", marker=f"${mark.letter}$", markersize=5, color=color)
+
+
 _DRAW: dict[type, Callable[..., None]] = {
     Line: _line, Band: _band, Bar: _bar, Bars: _bars, Stems: _stems, Point: _point, Rule: _rule, Gaussian: _gaussian,
-    Ellipse: _ellipse, Contour: _contour,
+    Ellipse: _ellipse, Contour: _contour, Image: _image, Letters: _letters,
 }

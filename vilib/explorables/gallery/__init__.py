@@ -5,10 +5,11 @@ from .fit_race import fit_race
 from .gradient_variance import gradient_variance
 from .jacobian import jacobian
 from .kl_directions import kl_directions
+from .latent_map import latent_map
 from .mean_field_ellipse import mean_field_ellipse
 from .posterior_three_ways import posterior_three_ways
 
 __all__ = [
-    "elbo_bars", "fit_race", "gradient_variance", "jacobian", "kl_directions", "mean_field_ellipse",
+    "elbo_bars", "fit_race", "gradient_variance", "jacobian", "kl_directions", "latent_map", "mean_field_ellipse",
     "posterior_three_ways",
 ]

@@ -257,6 +257,20 @@ globalThis.vilibExplorables ??= (() => {
       }
       return out;
     },
+    image(mark, c) {
+      const { rows, columns } = mark, pixels = between(c.frame.get(mark.pixels), rows * columns, mark.at ? c.time(mark.at) : 0);
+      const side = Math.min((c.box.right - c.box.left) / columns, (c.box.bottom - c.box.top - 2) / rows);
+      const left = (c.box.left + c.box.right - side * columns) / 2, top = c.box.bottom - 1 - side * rows;
+      const tenths = Array.from({ length: rows }, (_, r) => pixels.slice(r * columns, (r + 1) * columns).map((v) => Math.min(9, Math.floor(10 * v))).join(""));
+      c.describe(`${c.fill(mark.alt || "")} ${columns} by ${rows} pixels, from the top, 0 the page and 9 full ink: ${tenths.join(", ")}.`);
+      const cell = (v, i) => `<path d="M${round(left + side * (i % columns))} ${round(top + side * Math.floor(i / columns))}h${round(side + 0.1)}v${round(side + 0.1)}H${round(left + side * (i % columns))}z" style="fill:${ink(mark.ink)}" fill-opacity="${v.toFixed(2)}"/>`;
+      return `<g shape-rendering="crispEdges">${pixels.map(cell).join("")}</g><path d="M${round(left)} ${round(top)}h${round(side * columns)}v${round(side * rows)}H${round(left)}z" class="vl-axis"/>`;
+    },
+    letters(mark, c) {
+      const [xs, ys] = [mark.x, mark.y].map((name) => between(c.frame.get(name), mark.count, mark.at ? c.time(mark.at) : 0));
+      const one = (x, i) => (Number.isFinite(x + ys[i]) ? `<text x="${round(c.x(x))}" y="${round(c.y(ys[i]) + c.em * 0.3)}">${escape(mark.letter)}</text>` : "");
+      return `<g text-anchor="middle" class="vl-letters" style="--vl-letter:${ink(mark.ink)}">${xs.map(one).join("")}</g>`;
+    },
     point(mark, c) {
       const i = mark.at ? Math.floor(c.time(mark.at)) : 0;
       const x = c.x(c.frame.get(mark.x)[i]), y = c.y(c.frame.get(mark.y)[i]);
@@ -378,7 +392,7 @@ globalThis.vilibExplorables ??= (() => {
         drawn = key;
         drawAxes(box, x, y, xd, yd, hasYTicks);
       }
-      const ends = [], sides = [];
+      const ends = [], sides = [], said = [];
       let words = "";
       const text = (tx, ty, label, inkName, anchor) => {
         if (label) words += `<text x="${round(tx)}" y="${round(ty)}" text-anchor="${anchor}" style="fill:${ink(inkName)}" class="vl-halo">${escape(label)}</text>`;
@@ -386,6 +400,7 @@ globalThis.vilibExplorables ??= (() => {
       const context = {
         frame, x, y, box, em, text, base: Math.min(...yd), fill: (words) => view.fill(words),
         weight: em / 12, time: (name) => view.time(name),
+        describe: (words) => { said.push(words); },
         lineLabel(mark, xs, ys) {
           const inside = (i) => Number.isFinite(ys[i]) && ys[i] >= box.top - 1 && ys[i] <= box.bottom + 1 && xs[i] <= box.right + 1;
           const last = xs.length - 1;
@@ -404,6 +419,7 @@ globalThis.vilibExplorables ??= (() => {
         sideLabel(mark, ry) { sides.push({ y: ry, mark }); },
       };
       marks.innerHTML = spec.marks.map((mark) => (view.shows(mark) ? DRAW[mark.type](mark, context) : "")).join("");
+      if (said.length) svg.setAttribute("aria-label", [`${spec.title}.`, ...said].join(" "));
       spread(ends, em * 1.1, box.top + em * 0.3, box.bottom);
       for (const end of ends) text(end.x, end.y + em * 0.32, end.mark.label, end.mark.ink, "start");
       // labels of horizontal rules: above the upper one, below the lower one
@@ -432,7 +448,7 @@ globalThis.vilibExplorables ??= (() => {
         const py = round(y(t));
         out += `<path d="M${box.left} ${py}H${box.right}" class="vl-grid"/><text x="${box.left - em * 0.45}" y="${py + em * 0.33}" text-anchor="end">${tickText(spec.y, t)}</text>`;
       }
-      out += `<path d="M${box.left} ${box.bottom}H${box.right}" class="vl-axis"/>`;
+      if (!spec.marks.every((mark) => mark.type === "image")) out += `<path d="M${box.left} ${box.bottom}H${box.right}" class="vl-axis"/>`;
       if (spec.x.label) out += `<text x="${(box.left + box.right) / 2}" y="${size.height - em * 0.35}" text-anchor="middle">${escape(spec.x.label)}</text>`;
       if (spec.y.label) out += `<text x="${em * 0.2}" y="${em * 0.95}" text-anchor="start">${escape(spec.y.label)}</text>`;
       axes.innerHTML = out;
