@@ -58,6 +58,7 @@ class Returning(nn.Module):
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.covers("4.5")
 def test_the_closed_form_terms_are_their_integrals(family, dim, batch):
     q = FAMILIES[family](*batch, dim=dim)
     log_prior = lambda z: Normal(0.0, 1.0).log_prob(z).sum(-1)  # noqa: E731
@@ -238,6 +239,7 @@ def test_the_noise_of_a_gaussian_decoder_is_learnt_or_fixed():
 
 
 @pytest.mark.parametrize("family, kind", [("mean-field", MeanFieldGaussian), ("full-rank", FullRankGaussian)])
+@pytest.mark.covers("4.3")
 def test_an_encoder_is_a_family_with_one_q_a_datum(family, kind):
     vae, x = small(family=family), binary()
     q = vae.encode(x)

@@ -128,6 +128,7 @@ def test_the_rule_is_the_derivative_of_the_distribution_function(name):
     close((cdf(u + h) - cdf(u - h)) / (2 * h), by_rule, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.covers("1.4")
 def test_areas_are_one_with_the_factor_and_the_mean_stretch_without(executed):
     rows = [line.split() for line in printed_by(executed, "edges = {").splitlines()[1:]]
     assert len(rows) == 4
@@ -140,6 +141,7 @@ def test_areas_are_one_with_the_factor_and_the_mean_stretch_without(executed):
 # ---- many ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("1.4")
 def test_determinants_there_and_back_are_reciprocals(executed):
     there, back = executed["space"]["log_polar"], executed["space"]["log_polar_back"]
     for z in torch.randn(5, 2, generator=seeded(1), dtype=torch.float64) * 0.6:
@@ -201,6 +203,7 @@ def test_evidence_is_the_same_on_both_scales():
     assert over_theta == pytest.approx(coin.log_evidence, abs=1e-7)
 
 
+@pytest.mark.covers("1.3")
 def test_the_cells_on_supports_find_no_difference(executed):
     rows = printed_by(executed, "by_formula = part.constrain").splitlines()[1:]
     assert len(rows) == 6 and all(float(row.split()[-1]) < 1e-14 for row in rows)
@@ -334,6 +337,7 @@ def test_without_the_factor_a_head_and_a_tail_are_lost():
     assert elbo > coin.log_evidence + 1, "higher than the evidence that it should be a bound on"
 
 
+@pytest.mark.covers("1.3")
 def test_advi_measures_it_and_says_that_it_converged(executed):
     out = printed_by(executed, "without = Model(")
     numbers = {line.split("mean of θ")[0].strip(): [float(x) for x in re.findall(r"-?\d+\.\d+", line)] for line in out.splitlines() if "mean of θ" in line}

@@ -109,6 +109,7 @@ def test_every_cell_and_every_solution_runs(executed):
     assert "nan" not in everything
 
 
+@pytest.mark.covers("3.6")
 def test_what_the_cells_print_is_what_the_prose_says(executed):
     coins = said(executed, "def kl_of_coins")
     assert "KL(q ‖ p) = 0.5108   KL(p ‖ q) = 0.3681" in coins
@@ -137,6 +138,7 @@ def test_what_the_cells_print_is_what_the_prose_says(executed):
 
 
 @pytest.mark.parametrize("kinds", [("mean-field", "full-rank"), ("full-rank", "mean-field")], ids=" to ".join)
+@pytest.mark.covers("3.5")
 def test_the_proof_of_gibbs_inequality_step_by_step(kinds):
     """−KL = E_q[log w] ≤ E_q[w − 1] = 0, and the difference is what k3 averages."""
     q, p = (FAMILIES[kind](seed=seed) for kind, seed in zip(kinds, (5, 6)))
@@ -174,6 +176,7 @@ def test_monte_carlo_kl_raises_where_a_draw_falls_outside():
 
 
 @pytest.mark.parametrize("place", [(0.0, 1.0, 1.0, 2.0), (1.0, 2.0, 0.0, 1.0), (-0.7, 0.4, 0.3, 0.9)])
+@pytest.mark.covers("3.5")
 def test_the_seven_terms(place):
     """eq:kl-seven and its table: each mean by quadrature, and their sum, eq:kl-gaussian."""
     mu, sigma, mu0, sigma0 = place
@@ -216,6 +219,7 @@ def test_the_matrix_form():
 # ---- k1 and k3 -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("4.1")
 def test_k3_is_k1_and_a_term_of_mean_zero_and_never_negative():
     q, p = q_of(0.0, 1.0), q_of(0.5, 0.9)
     eps = normal(5000, (), 1, generator=seeded(0), dtype=torch.float64)
@@ -256,6 +260,7 @@ def test_near_p_equal_q_chi_squared_is_twice_each_kl():
 
 
 @pytest.mark.parametrize("target, lower, upper", [(HILLS, -16.0, 16.0), (SKEWED, -12.0, 60.0)], ids=["hills", "skewed"])
+@pytest.mark.covers("1.9")
 def test_the_forward_optimum_splits_every_forward_kl(target, lower, upper):
     """eq:kl-pythagoras."""
     star, lowest = moment_matched_gaussian(target, lower, upper, MeanFieldGaussian)
@@ -292,6 +297,7 @@ def test_the_slopes_of_the_reverse_kl():
         torch.testing.assert_close(torch.stack([by_mu, by_omega]), -exact_gradient(HILLS, q, elbo=True), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.covers("1.9")
 def test_the_symmetric_place_is_a_local_minimum_and_why():
     points = flat_places()
     assert [point.is_minimum for point in points] == [True, True, True, False, False]
@@ -310,6 +316,7 @@ def test_the_symmetric_place_is_a_local_minimum_and_why():
 
 
 @pytest.mark.parametrize("sds", [(1.0, 1.0), (1.0, 0.4)])
+@pytest.mark.covers("1.9")
 def test_both_ways_on_a_ridge(sds):
     """eq:kl-ridge, at any variances, and the common price."""
     rho = 0.7

@@ -120,6 +120,7 @@ def test_the_question_widths_too_small_by_almost_seven_and_too_wide_at_100():
 
 
 @pytest.mark.parametrize("dim", [1, 3, 7])
+@pytest.mark.covers("1.5")
 def test_the_entropy_of_a_mean_field_gaussian(dim):
     omega = torch.randn(dim, generator=seeded(), dtype=torch.float64)
     q = MeanFieldGaussian(torch.zeros(dim, dtype=torch.float64), omega)
@@ -155,6 +156,7 @@ def test_conditional_variances_and_the_law_of_total_variance():
 
 
 @pytest.mark.parametrize("a, b, rho", [(1.0, 1.0, 0.9), (0.3, 5.0, -0.7)])
+@pytest.mark.covers("0.1", "1.5")
 def test_two_dimensions(a, b, rho):
     """eq:gap-two-dimensions and eq:gap-of-forward."""
     p = gaussian_of(tensor(0.0, 0.0), tensor([a * a, rho * a * b], [rho * a * b, b * b]))

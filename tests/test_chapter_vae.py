@@ -97,6 +97,7 @@ def test_the_training_of_the_page_is_that_of_the_explorable(ran):
     torch.testing.assert_close(kept, mine, rtol=2.0**-11, atol=1e-4)
 
 
+@pytest.mark.covers("4.4", "4.5")
 def test_closed_forms_agree_with_a_million_draws(ran):
     rows = output(ran, "1_000_000").splitlines()[1:]
     assert len(rows) == 3
@@ -105,6 +106,7 @@ def test_closed_forms_agree_with_a_million_draws(ran):
         assert closed == pytest.approx(quadrature, abs=2e-5) and abs(closed - drawn) < 6 * error
 
 
+@pytest.mark.covers("4.3", "4.6")
 def test_what_training_brought(ran):
     trained, held_out, pixels = (numbers(line) for line in output(ran, "def two_terms").splitlines()[1:])
     for fit, cost, elbo in (trained, held_out):
@@ -131,6 +133,7 @@ def test_ten_weights_take_away_more_than_half_of_the_gap(ran):
     assert bounds[1] - elbo > 0.5 * (log_p - elbo) and log_p - bounds[3] == pytest.approx(0.1, abs=0.05)
 
 
+@pytest.mark.covers("4.6")
 def test_the_linear_vae_reaches_the_summit(ran):
     *rows, summit = (numbers(line) for line in output(ran, "summit.log_likelihood / len(grey)").splitlines()[1:])
     assert summit[0] == pytest.approx(rows[-1][0], abs=5e-5) and summit[1] == pytest.approx(rows[-1][2], abs=2e-5)
@@ -156,6 +159,7 @@ def test_the_closed_kl_is_the_noisier_one(ran):
 # ---- the derivations -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("4.2")
 def test_all_minibatches_together_are_the_data():
     """thm-vae-minibatch, value and gradient, by enumeration."""
     vae, x = digit_vae().requires_grad_(True), binary_digits()[1][:5]

@@ -50,6 +50,7 @@ def test_the_elbo_is_the_mean_of_the_log_weights(model):
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.covers("2.14")
 def test_it_is_a_bound_and_no_sweep_lowers_it(model):
     starts = some_q(model, 6)
     found = coordinate_ascent(model.updates, model.elbo, starts)
@@ -61,6 +62,7 @@ def test_it_is_a_bound_and_no_sweep_lowers_it(model):
 
 @pytest.mark.parametrize("name", ["labels", "means", "weights"])
 @pytest.mark.parametrize("model", [MODELS["three"], MODELS["plane"]], ids=["three", "plane"])
+@pytest.mark.covers("2.14")
 def test_each_update_alone_is_the_optimum_of_its_factors(model, name):
     """No slope is left along the simplex of each label, in (μ, log σ), in log α; and it does not fall."""
     q = some_q(model)
