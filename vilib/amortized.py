@@ -137,7 +137,7 @@ def expected_log_prior(q: Gaussian) -> Tensor:
     >>> round(expected_log_prior(q).item(), 4)                                       # −1 − ½ log 2π
     -1.9189
     """
-    return -0.5 * (_second_moment(q).sum(-1) + q.dim * LOG_2PI)
+    return -0.5 * ((q.stddev.square() + q.mean.square()).sum(-1) + q.dim * LOG_2PI)
 
 
 def kl_to_standard_normal(q: Gaussian) -> Tensor:
@@ -149,13 +149,7 @@ def kl_to_standard_normal(q: Gaussian) -> Tensor:
     >>> kl_to_standard_normal(q).item()
     0.5
     """
-    return 0.5 * torch.sub(_second_moment(q), q.log_scales(), alpha=2).sum(-1) - 0.5 * q.dim
-
-
-def _second_moment(q: Gaussian) -> Tensor:
-    """E[z_d²] = μ_d² + σ_d², (*R, D)."""
-    stddev = q.stddev
-    return torch.addcmul(q.mean.square(), stddev, stddev)
+    return 0.5 * (q.stddev.square() + q.mean.square() - 1).sum(-1) - q.log_scales().sum(-1)
 
 
 def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float = 1.0) -> Tensor:
@@ -170,7 +164,7 @@ def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float =
     >>> analytic_kl(DataLogJoint(decoder, torch.zeros(1, 1)), q, eps)                      # −½ log 2π − 0
     tensor([-0.9189])
     """
-    return torch.sub(evaluate(log_joint.log_likelihood, _path(q, eps)).mean(0), kl_to_standard_normal(q), alpha=beta)
+    return evaluate(log_joint.log_likelihood, _path(q, eps)).mean(0) - beta * kl_to_standard_normal(q)
 
 
 # ---- the gradient in the model's own parameters ---------------------------------------------------------------------

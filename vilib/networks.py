@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import softplus
 
 from vilib.families import LOG_2PI, Gaussian
 from vilib.types import ShapeError, VilibError, check_generator
@@ -62,10 +62,7 @@ class BernoulliDecoder(nn.Module):
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x_n | z_n): x (N, P), z (S, *R, N, D) -> (S, *R, N), in nats.  z (S, 1, D) serves all data: (S, N)."""
         logits = _decoded(self.body, x, z)
-        if _one_for_all(logits, x, z.ndim):
-            return _inner(logits, x) - softplus(logits).flatten(z.ndim - 1).sum(-1)
-        bits = binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-        return -bits.flatten(z.ndim - 1).sum(-1)
+        return _inner(logits, x, z.ndim) - softplus(logits).flatten(z.ndim - 1).sum(-1)
 
     def mean(self, z: Tensor) -> Tensor:
         """s = E[x | z], z (..., D) -> (..., P)."""
@@ -103,7 +100,7 @@ class GaussianDecoder(nn.Module):
         """log p(x_n | z_n): x (N, P), z (S, *R, N, D) -> (S, *R, N), in nats.  z (S, 1, D) serves all data: (S, N)."""
         mean, precision = _decoded(self.body, x, z), (-2 * self.log_scale).exp()
         if _one_for_all(mean, x, z.ndim):                          # ‖x − m‖² = ‖x‖² − 2 x·m + ‖m‖²
-            squares = (precision * x.square()).flatten(1).sum(-1) - 2 * _inner(precision * mean, x)
+            squares = (precision * x.square()).flatten(1).sum(-1) - 2 * _inner(precision * mean, x, z.ndim)
             squares = squares + (precision * mean.square()).flatten(z.ndim - 1).sum(-1)
         else:
             squares = (precision * (x - mean).square()).flatten(z.ndim - 1).sum(-1)
@@ -168,6 +165,8 @@ def _one_for_all(decoded: Tensor, x: Tensor, z_ndim: int) -> bool:
     return decoded.shape[z_ndim - 2] == 1 and len(x) > 1
 
 
-def _inner(decoded: Tensor, x: Tensor) -> Tensor:
-    """Σ_p decoded_p x_p, (S, *R, N), where one z serves all data: one matrix product."""
-    return (decoded.flatten(decoded.ndim - x.ndim + 1) @ x.flatten(1).mT).squeeze(-2)
+def _inner(decoded: Tensor, x: Tensor, z_ndim: int) -> Tensor:
+    """Σ_p decoded_p x_p, (S, *R, N); one matrix product where one z serves all data."""
+    if _one_for_all(decoded, x, z_ndim):
+        return (decoded.flatten(z_ndim - 1) @ x.flatten(1).mT).squeeze(-2)
+    return (decoded * x).flatten(z_ndim - 1).sum(-1)
