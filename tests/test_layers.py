@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
-    ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
+    ["quadrature", "control_variates", "divergences", "joint_moments", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"], ["training", "amortization_gap"], ["linear_vae"],
     ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "advi"],
     ["explorables"], ["book"],

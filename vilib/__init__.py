@@ -37,6 +37,7 @@ from vilib.examples import (
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
 from vilib.iwae import doubly_reparameterized, iwae
+from vilib.joint_moments import JointMoments, joint_moments
 from vilib.laplace import Laplace, laplace
 from vilib.linear_vae import PPCA, LinearVAE, ppca
 from vilib.mcmc import Chains, metropolis, metropolis_step
@@ -78,6 +79,7 @@ __all__ = [
     "pathwise", "total_derivative", "sticking_the_landing",
     "log_importance_weights", "effective_sample_size",
     "constant_baseline", "other_half_mean", "leave_one_out_mean", "cross_fitted_coefficient",
+    "joint_moments", "JointMoments",
     # many gradients
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
