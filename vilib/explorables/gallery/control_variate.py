@@ -73,11 +73,11 @@ def compute(multiple: float, sample_count: int, variate: str, cost: str, noise: 
     variance, unit, rho = exact.variance_g.item(), (exact.variance_g / exact.variance_h).sqrt().item(), round(exact.correlation.item(), 9) + 0.0
     x, y = ((h - exact.mean_h) / exact.variance_h.sqrt()).numpy(), ((g - exact.mean_g) / exact.variance_g.sqrt()).numpy()
     shown = np.arange(SHOWN) < sample_count
-    missed = int((shown & ((abs(x - 1) > 5) | (abs(y - 2) > 6))).sum())
+    missed = int((shown & ((abs(x - 1) > 4) | (abs(y - 1) > 4))).sum())
     share = lambda a: 1 - 2 * a * rho + a**2  # noqa: E731
     frame = {
-        "draw_h": np.where(shown, x, np.nan), "draw_g": np.where(shown, y, np.nan), "ends": np.array([-4.0, 6.0]),
-        "slope": multiple * np.array([-4.0, 6.0]), "grid": GRID, "parabola": share(GRID), "multiple_now": multiple, "left": share(multiple),
+        "draw_h": np.where(shown, x, np.nan), "draw_g": np.where(shown, y, np.nan), "ends": np.array([-3.0, 5.0]),
+        "slope": multiple * np.array([-3.0, 5.0]), "grid": GRID, "parabola": share(GRID), "multiple_now": multiple, "left": share(multiple),
         "best": rho, "best_left": share(rho), "a": multiple * unit, "counts": np.array(COUNTS), "plain": variance / np.array(COUNTS),
         "beyond": f"{missed} beyond the picture" if missed else "", "verdict": _verdict(multiple, rho),
     }
@@ -101,9 +101,9 @@ def _panels() -> tuple[Panel, ...]:
     variance = tuple(Line(x="counts", y=f"variance_{key}", ink=ink, label=label, aside=True, points=True, width=1.4, dashed=False)
                      for key, (label, ink, _) in NOISES.items())
     return (
-        Panel("scatter", "g against h, draw by draw", Axis("h, in its own standard deviations", (-4, 6)), Axis("g, in its own", (-4, 8)),
+        Panel("scatter", "g against h, each in standard deviations", Axis("h", (-3, 5)), Axis("g", (-3, 5)),
               (Line(x="draw_h", y="draw_g", ink="score", width=0, points=True), Line(x="ends", y="slope", ink="control", label="a h")), 0, note="{beyond}"),
-        Panel("parabola", "The share of the variance that is left", Axis("coefficient a, in these units", (-1, 1.5)), Axis("share", (0, 4.2)),
+        Panel("parabola", "The share of the variance that is left", Axis("coefficient a", (-1, 1.5)), Axis("share", (0, 4.2)),
               (Line(x="grid", y="parabola", ink="control"), Rule(x="best", ink="text", label="ρ"), Rule(y="best_left", ink="text", label="1 − ρ²"),
                Point(x="multiple_now", y="left", ink="control", label="a")), 1),
         Panel("variance", "Variance of one estimate against S", Axis("draws, S", (2, 1024), "log", (2, 8, 32, 128, 512)), Axis("", (1e-8, 1e3), "log"),
@@ -121,7 +121,7 @@ def control_variate(**values: object) -> Explorable:
     definition = Definition(
         name="control-variate", title="How much noise does a control variate take?",
         controls=(
-            Slider("multiple", "coefficient a, in units of sd(g)/sd(h)", MULTIPLES, 0.3, ".1f"),
+            Slider("multiple", "coefficient a, in units of sd(g)/sd(h)", MULTIPLES, 0.3, ".1f", wide=True),
             Slider("sample_count", "draws, S", COUNTS, 64, "d"),
             Choice("variate", "control variate h", VARIATES, "score"),
             Choice("cost", "cost or model", {key: label for key, (label, *_) in COSTS.items()}, "quadratic"),
