@@ -25,7 +25,7 @@ def definition():
 
 
 @pytest.mark.parametrize(("cost", "variate"), EVERY_PAIR)
-def test_the_parabola_is_that_of_a_million_draws(definition, cost, variate):
+def test_the_parabola_is_that_of_many_draws(definition, cost, variate):
     """Its bottom, 1 − ρ², and the share at any a, from draws that the picture does not use."""
     eps = normal(400_000, (), page.COSTS[cost][2], generator=torch.Generator().manual_seed(11), dtype=torch.float64)
     g, h = page._pair(cost, variate, eps)

@@ -106,7 +106,7 @@ def _panels() -> tuple[Panel, ...]:
         Panel("parabola", "The share of the variance that is left", Axis("coefficient a", (-1, 1.5)), Axis("share", (0, 4.2)),
               (Line(x="grid", y="parabola", ink="control"), Rule(x="best", ink="text", label="ρ"), Rule(y="best_left", ink="text", label="1 − ρ²"),
                Point(x="multiple_now", y="left", ink="control", label="a")), 1),
-        Panel("variance", "Variance of one estimate against S", Axis("draws, S", (2, 1024), "log", (2, 8, 32, 128, 512)), Axis("", (1e-8, 1e3), "log"),
+        Panel("variance", "Variance of one estimate against S", Axis("draws, S", (2, 1024), "log", (2, 8, 32, 128, 512)), Axis("", (1e-8, 1e4), "log"),
               (Line(x="counts", y="plain", ink="score", label="plain", aside=True), *variance,
                *(Point(x="counts", y=f"variance_{key}", at="sample_count", ink=ink) for key, (_, ink, _) in NOISES.items())), 2),
     )
