@@ -121,11 +121,11 @@ def control_variate(**values: object) -> Explorable:
     definition = Definition(
         name="control-variate", title="How much noise does a control variate take?",
         controls=(
-            Slider("multiple", "coefficient a, in units of sd(g)/sd(h)", MULTIPLES, 0.3, ".1f", wide=True),
+            Slider("multiple", "coefficient a, in sd(g)/sd(h)", MULTIPLES, 0.3, ".1f", wide=True),
             Slider("sample_count", "draws, S", COUNTS, 64, "d"),
             Choice("variate", "control variate h", VARIATES, "score"),
             Choice("cost", "cost or model", {key: label for key, (label, *_) in COSTS.items()}, "quadratic"),
-            Choice("noise", "draws in the first panel", {key: label for key, (label, *_) in NOISES.items()}, "normal"),
+            Choice("noise", "draws shown", {key: label for key, (label, *_) in NOISES.items()}, "normal"),
         ),
         compute=compute, panels=_panels(),
         caption="With this a, a draw's g − a h has {left:.2f} of the variance of g. {verdict}",
