@@ -103,7 +103,7 @@ def _panels() -> tuple[Panel, ...]:
     return (
         Panel("scatter", "g against h, each in standard deviations", Axis("h", (-3, 5)), Axis("g", (-3, 5)),
               (Line(x="draw_h", y="draw_g", ink="score", width=0, points=True), Line(x="ends", y="slope", ink="control", label="a h")), 0, note="{beyond}"),
-        Panel("parabola", "The share of the variance that is left", Axis("coefficient a", (-1, 1.5)), Axis("share", (0, 4.2)),
+        Panel("parabola", "The share of the variance that is left", Axis("coefficient a", (-1, 1.5)), Axis("share", (0, 5.6)),
               (Line(x="grid", y="parabola", ink="control"), Rule(x="best", ink="text", label="ρ"), Rule(y="best_left", ink="text", label="1 − ρ²"),
                Point(x="multiple_now", y="left", ink="control", label="a")), 1),
         Panel("variance", "Variance of one estimate against S", Axis("draws, S", (2, 1024), "log", (2, 8, 32, 128, 512)), Axis("", (1e-8, 1e4), "log"),
