@@ -42,14 +42,55 @@ def by_mu(variances: dict) -> dict[str, float]:
 
 def test_the_chapter_defines_the_equations_that_docstrings_point_to():
     labels = set(re.findall(r"^:label: (eq:\S+)$", CHAPTER.read_text(), re.M))
-    wanted = {"log-derivative", "score-zero-mean", "score-function", "baseline", "optimal-baseline", "leave-one-out",
-              "robbins-monro", "logistic-elbo", "score-variance", "noise-variance"}
+    wanted = {"log-derivative", "score-zero-mean", "score-function", "baseline", "robbins-monro", "logistic-elbo",
+              "score-variance", "noise-variance"}
     assert {f"eq:{name}" for name in wanted} <= labels
 
 
 @pytest.mark.parametrize("item", ["0.3", "0.4", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"])
 def test_each_item_that_the_chapter_covers_has_a_section(item):
-    assert f"(cov-{item})=" in CHAPTER.read_text()
+    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", CHAPTER.read_text(), re.M)]
+    assert any(item in items for items in marked)
+
+
+def test_every_exercise_has_a_folded_solution():
+    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", CHAPTER.read_text(), re.M)) for kind in ("ex", "sol"))
+    assert exercises == solutions and len(exercises) == 6
+
+
+def test_it_ends_on_what_the_next_chapter_does():
+    text = CHAPTER.read_text()
+    assert "## What the next chapter does about it" in text and "{doc}`variance-reduction`" in text
+    for label in ("eq:optimal-baseline", "eq:leave-one-out"):                         # they moved, links and all
+        assert label not in text
+
+
+@pytest.fixture(scope="module")
+def executed() -> str:
+    """All that the chapter's cells print, solutions too, run in order as the book runs them."""
+    import contextlib
+    import io
+
+    import jupytext
+    import matplotlib
+
+    matplotlib.use("Agg")
+    space, out = {"__name__": "chapter"}, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for cell in jupytext.read(CHAPTER).cells:
+            if cell.cell_type == "code":
+                source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+                if source.rstrip().endswith(")") and source.splitlines()[-1].startswith("check_"):
+                    source = source.replace(source.splitlines()[-1], f"print({source.splitlines()[-1]})")
+                exec(compile(source, str(CHAPTER), "exec"), space)
+    space["plt"].close("all")
+    return out.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
+def test_every_cell_and_every_solution_runs(executed):
+    assert executed.count("✗ Not yet.") == 3 and executed.count("✓ Right.") == 1
+    assert "It is short of the entropy's gradient" in executed and "nan" not in executed
 
 
 @pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
@@ -211,28 +252,7 @@ def test_with_more_rows_the_constant_is_nearly_all_and_log_p_alone_stays_noisy()
         assert alone["score_function"] > whole["score_function"] and alone["mean_baseline"] > 10 * whole["mean_baseline"]
 
 
-# ---- baselines --------------------------------------------------------------------------------------------------------
-
-
-def test_leave_one_out_is_the_sample_covariance_and_forgets_constants():
-    q = gaussian(1.0)
-    eps = normal(8, (), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = q.sample(eps)
-    f, score = SQUARE(z), q.score(z)[..., 0]
-    covariance = ((f - f.mean()) * (score - score.mean())).sum() / 7
-    for c in (0.0, 1000.0):
-        leaf = q.vector().requires_grad_()
-        value = score_function_expectation(lambda z: SQUARE(z) + c, q.with_vector(leaf), eps, baseline=leave_one_out_mean)
-        assert torch.autograd.grad(value, leaf)[0][0].item() == pytest.approx(covariance.item(), rel=1e-9)
-
-
-@pytest.mark.parametrize("num_samples", [2, 8, 64])
-def test_leave_one_out_variance_is_the_sum_of_the_two_terms(num_samples):
-    m = moments(SQUARE, gaussian(1.0))
-    mean_baseline = by_mu(m.variances())["mean_baseline"]
-    price = (m.variance_f[0] * m.score_variance[0] + m.gradient[0] ** 2).item()
-    expected = mean_baseline / num_samples + price / (num_samples * (num_samples - 1))
-    assert by_mu(m.variances(num_samples))["leave_one_out"] == pytest.approx(expected)
+# ---- a constant ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("c", [-4.0, 0.0, 10.0, 1000.0])
@@ -243,22 +263,6 @@ def test_adding_a_constant_to_the_square(c):
 
 def test_any_constant_baseline_is_unbiased():
     assert check_unbiased(score_function_with(constant_baseline(2.5)))
-
-
-def test_a_baseline_with_its_own_draw_loses_one_in_s():
-    def own_draw(log_joint, q, eps):
-        log_q = q.log_prob(z := q.sample(eps))
-        f = (log_joint(z) - log_q).detach()
-        return value_of(f.mean(0), gradient_of=((f - f.mean(0)) * log_q).mean(0))
-
-    eps = normal(4, (), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gradients = []
-    for estimator in (own_draw, leave_one_out):
-        leaf = gaussian(0.2).vector().requires_grad_()
-        gradients.append(torch.autograd.grad(estimator(LOGISTIC, gaussian(0.0).with_vector(leaf), eps), leaf)[0])
-    torch.testing.assert_close(gradients[0], 0.75 * gradients[1])
-    report = check_unbiased(own_draw)
-    assert not report and report.slip == "own sample"
 
 
 def test_the_two_slips_of_what_can_go_wrong():
@@ -297,8 +301,16 @@ def test_the_moving_edge_turns_the_gradient_round():
 # ---- the prompts beside the explorable -----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
+def test_the_prompts_name_widths_that_the_slider_has():
+    gallery = pytest.importorskip("vilib.explorables.gallery")
+    slider = next(c for c in gallery.gradient_variance().definition.controls if c.name == "log_sigma")
+    said = re.findall(r"log\\sigma\$? (?:=|to) \$?(-?[\d.]*\d)", CHAPTER.read_text().split("(score-function-move-it)=")[1].split("## What can go wrong")[0])
+    assert len(said) >= 6 and {float(value) for value in said} <= set(slider.values)
+
+
 def test_prompt_3_a_narrow_q_is_noisier_only_for_the_score_function():
-    wide, narrow = (by_mu(SQUARE.variances(gaussian(2.0, omega), 64)) for omega in (0.0, -1.0))
+    wide, narrow = (by_mu(SQUARE.variances(gaussian(2.0, omega), 64)) for omega in (0.0, -0.7))
     assert narrow["score_function"] > wide["score_function"]
     assert narrow["leave_one_out"] < wide["leave_one_out"] and narrow["pathwise"] < wide["pathwise"]
 
@@ -315,7 +327,7 @@ def test_prompt_4_nine_more_coordinates():
 
 def test_prompt_5_where_the_score_function_wins():
     cost = cosine_cost(2.0)
-    wide, narrow = (by_mu(cost.variances(gaussian(1.0, omega), 64)) for omega in (0.0, -1.0))
+    wide, narrow = (by_mu(cost.variances(gaussian(1.0, omega), 64)) for omega in (0.0, -0.7))
     assert wide["pathwise"] > 4 * wide["score_function"] and narrow["pathwise"] < narrow["score_function"]
     assert wide["leave_one_out"] > wide["score_function"] and narrow["leave_one_out"] > narrow["score_function"]
     m = moments(cost, gaussian(1.0))
@@ -331,17 +343,15 @@ def test_prompt_6_near_the_posterior():
     assert all(v["sticking_the_landing"] == min(v.values()) for v in path)
 
 
-def test_the_figure_against_s_left_and_right():
-    left = by_mu(moments(LOGISTIC, gaussian(-1.0), elbo=True).variances(64))
-    right = by_mu(moments(LOGISTIC, LOGISTIC.best[0], elbo=True).variances(64))
-    assert left["pathwise"] < left["leave_one_out"] < left["score_function"]
-    assert right["leave_one_out"] < right["score_function"] < right["pathwise"]
-    assert 800 < right["pathwise"] / right["leave_one_out"] < 1200
+def test_the_product_of_averages_is_not_the_average_of_products():
+    """E[f̄ s̄] = g/S, by all pairs of a small grid of draws."""
+    eps, weights = trapezoid(1, 401)
+    f, score, w = (1 + eps[:, 0]) ** 2, eps[:, 0], weights
+    pairs = w.unsqueeze(0) * w.unsqueeze(1)
+    product = 0.25 * (f.unsqueeze(0) + f.unsqueeze(1)) * (score.unsqueeze(0) + score.unsqueeze(1))
+    assert (pairs * product).sum().item() == pytest.approx(2 / 2)
 
 
-@pytest.mark.statistical
-def test_a_measured_variance_lies_on_its_line():
-    gradients = gradient_replicates(leave_one_out, LOGISTIC, gaussian(-1.0), num_samples=8, num_replicates=4000,
-                                    generator=torch.Generator().manual_seed(0))
-    exact = by_mu(moments(LOGISTIC, gaussian(-1.0), elbo=True).variances(8))["leave_one_out"]
-    assert gradients[:, 0].var().item() == pytest.approx(exact, rel=0.25)
+def test_the_entropy_by_formula_is_noisier_at_the_best_q():
+    whole, alone = (by_mu(moments(LOGISTIC, LOGISTIC.best[0], elbo=elbo).variances()) for elbo in (True, False))
+    assert alone["score_function"] > 10 * whole["score_function"]

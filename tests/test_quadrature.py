@@ -145,3 +145,13 @@ def test_what_quadrature_cannot_do_is_said():
         expectation(lambda z: z.sum(-1), gaussian(dim=3))
     with pytest.raises(ShapeError, match=r"q0: one density without a batch, got batch shape \(3,\)"):
         best_gaussian(gaussian_target(), mean_field(3, dim=1))
+
+
+def test_variances_at_every_sample_count_are_those_of_each():
+    q = gaussian(1.0)
+    at = quadratic_cost().moments(q).variances_at((2, 8, 64))
+    for i, num_samples in enumerate((2, 8, 64)):
+        for name, variance in quadratic_cost().variances(q, num_samples).items():
+            assert torch.equal(at[name][i], variance)
+    assert torch.isnan(quadratic_cost().moments(q).variances_at((1,))["leave_one_out"]).all()
+    assert torch.allclose(quadratic_cost().moments(gaussian(1.0, dim=3)).gradient, quadratic_cost().gradient(gaussian(1.0, dim=3))[[0, 3]])

@@ -9,6 +9,7 @@ from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_e
 from vilib.amortized import (
     VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
 )
+from vilib.baseline_checking import check_leave_one_out
 from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.cavi import (
     Ascent, closest_mean_field, closest_mean_field_forward, coordinate_ascent, gaussian_of, gaussian_updates, precision_of,
@@ -44,6 +45,7 @@ from vilib.examples import (
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 from vilib.fit import Fit, Optimizer, adagrad, adam, fit, rmsprop, robbins_monro, sgd
 from vilib.iwae import doubly_reparameterized, iwae
+from vilib.joint_moments import JointMoments, joint_moments
 from vilib.kl_checking import check_kl
 from vilib.kl_noise import LogRatioMoments, log_ratio_moments
 from vilib.laplace import Laplace, laplace
@@ -89,6 +91,7 @@ __all__ = [
     "pathwise", "total_derivative", "sticking_the_landing",
     "log_importance_weights", "effective_sample_size",
     "constant_baseline", "other_half_mean", "leave_one_out_mean", "cross_fitted_coefficient",
+    "joint_moments", "JointMoments",
     # many gradients
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
@@ -116,7 +119,7 @@ __all__ = [
     "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
-    "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss",
+    "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss", "check_leave_one_out",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -232,7 +232,7 @@ def log_importance_weights(q, q_old, z: Tensor) -> Tensor:
     """log w = log q(z) − log q_old(z) at draws z of q_old, (S, *R), plain numbers: E_old[w g] = E_q[g] for any g.
 
     E_old[w] = 1.  E_old[w²] = 1 + Var w says how far q may go: for Gaussians it is finite only while q is nowhere wider
-    than √2 times q_old, so a q that shrinks reuses well and one that widens does not.  (Owen 2013, chapter 9)
+    than √2 times q_old, so a q that shrinks reuses well and one that widens does not.  (eq:importance-weights; Owen 2013, chapter 9)
 
     >>> from vilib import MeanFieldGaussian
     >>> q = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
@@ -246,7 +246,7 @@ def log_importance_weights(q, q_old, z: Tensor) -> Tensor:
 def effective_sample_size(log_weights: Tensor) -> Tensor:
     """(Σw)²/Σw², (*R), between 1 and S: how many even draws these weighted ones are worth.  log_weights: (S, *R).
 
-    For large S it is S/E_old[w²].  (Kong 1992)
+    For large S it is S/E_old[w²].  (eq:effective-sample-size; Kong 1992)
 
     >>> effective_sample_size(torch.tensor([0.0, 0.0, 0.0, -1000.0]))
     tensor(3.)

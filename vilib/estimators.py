@@ -148,14 +148,14 @@ def optimal_coefficient(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 def rao_blackwell(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     """Each coordinate hears only what touches it: Σ_d E_q[ f_d ∇_λ log q_d(z_d) ].
 
-    (eq:score-function; Ranganath et al. 2014)
+    (eq:rao-blackwell; Ranganath et al. 2014)
 
     f_d is the sum of the terms of log p that touch z_d, less log q_d.  The rest does not involve z_d, which q draws on
     its own, so the rest times the score of q_d has mean zero.  (eq:score-zero-mean)  log_joint: a
     :class:`vilib.control_variates.FactorizedLogJoint`; any other is one term that touches everything.
 
     A rest of mean zero that shares no coordinate with f_d adds Var(rest) · Var(s_d) to the variance, and here it is
-    gone.  A rest of another mean may have been a good baseline by accident, and then dropping it costs; see
+    gone.  (eq:rao-blackwell-gain)  A rest of another mean may have been a good baseline by accident, and then dropping it costs; see
     :func:`rao_blackwell_leave_one_out`.
     Raises NotFactorized for a q whose coordinates depend on each other.
     """
@@ -168,7 +168,7 @@ def rao_blackwell(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 def rao_blackwell_leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     """:func:`rao_blackwell`, with the mean of the *other* draws' f_d taken from each f_d.
 
-    (eq:leave-one-out; Ranganath et al. 2014)
+    (eq:rao-blackwell, eq:leave-one-out; Ranganath et al. 2014)
 
     With independent terms it is never noisier than :func:`leave_one_out`, at any S.
     Raises NotFactorized, and ShapeError for S = 1.  Needs independent draws.
@@ -186,7 +186,7 @@ def rao_blackwell_leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 def reweighted_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
     """E_old[ w f ∇_λ log q_λ ], w = q_λ/q_old, at draws of q_old: unbiased, and the old draws serve again.
 
-    (eq:score-function; Owen 2013)
+    (eq:importance-weights; Owen 2013)
 
     q, q_old: the same *R and D; eps is q_old's.  With q_old = q it is :func:`score_function`.  log p at the old draws
     does not change with λ: where it is dear, store it and pass ``lambda z: stored``.  Ask
@@ -204,7 +204,7 @@ def reweighted_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Ten
 def self_normalized_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
     """:func:`reweighted_score_function` with weights made to sum to one, w/Σw: quieter as a rule, and biased.
 
-    (eq:score-function; Owen 2013)
+    (eq:importance-weights; Owen 2013)
 
     For a mean h (f, or f s) with I = E_q[h], the bias is −E_old[w² (h − I)]/S + O(1/S²): it vanishes like 1/S, and is
     zero at q_old = q.  Adding a constant to the log joint adds it to the value exactly.

@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import Model
-from vilib.quadrature import additive_moments, best_gaussian, log_evidence
+from vilib.quadrature import Moments, additive_moments, best_gaussian, log_evidence
 from vilib.types import LogJoint, VilibError
 
 # ---- costs ----------------------------------------------------------------------------------------------------------
@@ -60,13 +60,19 @@ class Cost:
         by_mu, by_sigma = self.slopes(q.mean, q.stddev)
         return torch.cat([by_mu, by_sigma * q.stddev], -1)
 
+    def moments(self, q: MeanFieldGaussian) -> Moments:
+        """What the variance of any estimator of ∂/∂(mu[0], omega[0]) is made of, exact, float64.
+
+        All D coordinates of q must be alike.
+        """
+        return additive_moments(self, MeanFieldGaussian(q.mu[..., :1].double(), q.omega[..., :1].double()), q.dim)
+
     def variances(self, q: MeanFieldGaussian, num_samples: int = 1) -> dict[str, Tensor]:
         """The exact variance of each estimator of ∂/∂(mu[0], omega[0]) at S draws: name -> (*R, 2), float64.
 
         All D coordinates of q must be alike.  Names and meaning: :meth:`vilib.quadrature.Moments.variances`.
         """
-        q1 = MeanFieldGaussian(q.mu[..., :1].double(), q.omega[..., :1].double())
-        return additive_moments(self, q1, q.dim).variances(num_samples)
+        return self.moments(q).variances(num_samples)
 
 
 class quadratic_cost(Cost):

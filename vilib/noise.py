@@ -41,7 +41,8 @@ def antithetic(
 ) -> Tensor:
     """Draws in pairs ε, −ε, next to each other: (S, *R, D), S even.
 
-    Whatever is odd in ε cancels exactly, whatever is even is seen only S/2 times (Owen 2013, chapter 8).
+    Whatever is odd in ε cancels exactly, whatever is even is seen only S/2 times.  (eq:antithetic; Owen 2013,
+    chapter 8)
 
     Raises ShapeError (S odd), MissingGenerator.
 

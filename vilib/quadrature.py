@@ -161,6 +161,11 @@ class Moments:
             variances["total_derivative"] = variances["pathwise"]
         return variances
 
+    def variances_at(self, sample_counts: Sequence[int]) -> dict[str, Tensor]:
+        """:meth:`variances` at each S of ``sample_counts``: name -> (len(sample_counts), *R, P)."""
+        at = [self.variances(num_samples) for num_samples in sample_counts]
+        return {name: torch.stack([variances[name] for variances in at]) for name in at[0]}
+
 
 def moments(f: Callable[[Tensor], Tensor], q: Gaussian, rule: Rule = trapezoid, *, elbo: bool = False) -> Moments:
     """The moments under q of f and of its gradient's ingredients.  With ``elbo=True``, f is the log joint.

@@ -12,46 +12,18 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vilib import (
-    Example,
-    MeanFieldGaussian,
-    cosine_cost,
-    exact_gradient,
-    exponential_cost,
-    logistic_one_coefficient,
-    moments,
-    nested_study,
-    normal,
-    per_draw,
-    quadratic_cost,
-)
+from vilib import Example, MeanFieldGaussian, cosine_cost, exponential_cost, logistic_one_coefficient, moments, nested_study
+from vilib import normal, per_draw, quadratic_cost
 
-from ..core import (
-    Axis,
-    Bars,
-    Choice,
-    Column,
-    Definition,
-    Line,
-    NewNoise,
-    Panel,
-    Point,
-    Precision,
-    Rule,
-    Slider,
-    Stems,
-    Switches,
-    Table,
-)
+from ..core import Axis, Bars, Choice, Column, Definition, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Stems, Switches, Table
 from ..threads import one_thread
 from ..widget import Explorable
 
-REPLICATES = 500
+REPLICATES, SHOWN_DRAWS, BINS = 500, 64, 51
 SAMPLE_COUNTS = tuple(2**k for k in range(13))
 #: Two ordinary draws of noise, then one that holds a draw more than four σ out: the tail that a score function fears.
 NOISES = (1, 2, 0)
-SHOWN_DRAWS = 64
-BINS = 51
+Z = np.linspace(-7.0, 7.0, 97)
 
 #: key → (what vilib calls it, label); the key is also its ink.
 ESTIMATORS = {
@@ -70,8 +42,6 @@ COSTS = {
     "bump": ("f(z) = exp(−z²)", exponential_cost(1.0), 1, (0.0, 1.2)),
     "logistic": ("ELBO of a logistic regression", logistic_one_coefficient(), 1, (-14.0, 4.0)),
 }
-
-Z = np.linspace(-7.0, 7.0, 97)
 
 
 @lru_cache(maxsize=4)
@@ -102,27 +72,16 @@ def _measured(cost: str, mu: float, log_sigma: float, seed: int) -> tuple[dict[s
 def _exact(cost: str, mu: float, log_sigma: float) -> tuple[float, dict[str, np.ndarray]]:
     """The exact ∂/∂μ₁ and the exact variance at every S, a (13,) array an estimator."""
     _, f, dim, _ = COSTS[cost]
-    if isinstance(f, Example):
-        q = _q(mu, log_sigma, 1)
-        gradient = exact_gradient(f, q, elbo=True)[0].item()
-        of_one = moments(f, q, elbo=True)
-        by_count = [of_one.variances(s) for s in SAMPLE_COUNTS]
-    else:
-        q = _q(mu, log_sigma, dim)
-        gradient = f.gradient(q)[0].item()
-        by_count = [f.variances(q, s) for s in SAMPLE_COUNTS]
-    return gradient, {name: np.array([v[name][0].item() for v in by_count]) for name in by_count[0]}
+    q = _q(mu, log_sigma, dim)
+    of_one = moments(f, q, elbo=True) if isinstance(f, Example) else f.moments(q)
+    return of_one.gradient[0].item(), {name: v[:, 0].numpy() for name, v in of_one.variances_at(SAMPLE_COUNTS).items()}
 
 
 def _curves(cost: str, mu: float, log_sigma: float) -> dict[str, np.ndarray]:
     """f along z, and q's density scaled to two fifths of the panel."""
     _, f, dim, (low, high) = COSTS[cost]
-    z = torch.from_numpy(Z).unsqueeze(-1)
-    q = _q(mu, log_sigma, 1)
-    if isinstance(f, Example):
-        curve = f(z) - q.log_prob(z)
-    else:
-        curve = f(z) + (dim - 1) * f.expectation(q)
+    z, q = torch.from_numpy(Z).unsqueeze(-1), _q(mu, log_sigma, 1)
+    curve = f(z) - q.log_prob(z) if isinstance(f, Example) else f(z) + (dim - 1) * f.expectation(q)
     density = q.log_prob(z).exp()
     return {"z_grid": Z, "f_curve": np.clip(curve.numpy(), low - (high - low), high + (high - low)),
             "f_range": np.array([low, high]), "q_curve": low + 0.4 * (high - low) * (density / density.max()).numpy()}
@@ -134,46 +93,30 @@ def compute(sample_count: int, cost: str, mu: float, log_sigma: float, seed: int
     mu, log_sigma = float(mu), float(log_sigma)
     gradients, z, weights = _measured(cost, mu, log_sigma, seed)
     exact, theory = _exact(cost, mu, log_sigma)
-    reach = 3.0 * np.sqrt(theory["score_function"][0])
-    at = SAMPLE_COUNTS.index(sample_count)
-    shown = np.arange(SHOWN_DRAWS) < sample_count
-    most = 1.08 * np.abs(weights).max()
+    reach, most = 3.0 * np.sqrt(theory["score_function"][0]), 1.08 * np.abs(weights).max()
+    at, shown, outside = SAMPLE_COUNTS.index(sample_count), np.arange(SHOWN_DRAWS) < sample_count, 0
     frame: dict[str, object] = _curves(cost, mu, log_sigma) | {
-        "draw_z": np.where(shown, z, np.nan), "draw_weight": np.where(shown, weights, np.nan),
-        "weight_range": np.array([-most, most]),
+        "draw_z": np.where(shown, z, np.nan), "draw_weight": np.where(shown, weights, np.nan), "weight_range": np.array([-most, most]),
         "gradient_range": np.array([exact - reach, exact + reach]), "exact": exact, "counts": np.array(SAMPLE_COUNTS),
     }
-    outside = 0
     for key, (name, _) in ESTIMATORS.items():
-        nothing = np.full(len(SAMPLE_COUNTS), np.nan)
-        values = gradients.get(name)
-        variance = theory.get(name, nothing)
-        bins = np.zeros(BINS)
-        if values is not None:
-            bins = np.histogram(values[at], BINS, (exact - reach, exact + reach))[0]
-            outside += int(np.isfinite(values[at]).sum() - bins.sum())
+        values = gradients.get(name, np.full((len(SAMPLE_COUNTS), REPLICATES), np.nan))           # a plain cost has no landing to stick
+        variance = theory.get(name, np.full(len(SAMPLE_COUNTS), np.nan))
+        bins = np.histogram(values[at], BINS, (exact - reach, exact + reach))[0]
+        outside += int(np.isfinite(values[at]).sum() - bins.sum())
         with np.errstate(divide="ignore", invalid="ignore"):
             frame |= {
-                f"histogram_{key}": bins,
-                f"mean_{key}": nothing if values is None else values.mean(-1),
-                f"variance_{key}": nothing if values is None else values.var(-1, ddof=1),
-                f"theory_{key}": variance,
-                f"error_{key}": np.sqrt(variance / REPLICATES),
-                f"snr_{key}": abs(exact) / np.sqrt(variance),
-                f"needed_{key}": _needed(exact, variance),
-                f"exact_{key}": exact if values is not None else np.nan,
+                f"histogram_{key}": bins, f"mean_{key}": values.mean(-1), f"variance_{key}": values.var(-1, ddof=1), f"theory_{key}": variance,
+                f"error_{key}": np.sqrt(variance / REPLICATES), f"snr_{key}": abs(exact) / np.sqrt(variance),
+                f"needed_{key}": _needed(exact, variance), f"exact_{key}": exact if name in gradients else np.nan,
             }
-    return frame | {"outside": _beyond(outside), "verdict": _verdict(exact, theory)}
+    beyond = f"{outside} of the estimates lie beyond the axis" if outside else ""
+    return frame | {"outside": beyond, "verdict": _verdict(exact, theory)}
 
 
 def _needed(exact: float, variance: np.ndarray) -> float:
     """How many draws bring the signal-to-noise ratio to ten; nan where the gradient is zero."""
-    of_one = variance[-1] * SAMPLE_COUNTS[-1]
-    return float(np.ceil(round(100 * of_one / exact**2, 6))) if abs(exact) > 1e-9 else float("nan")
-
-
-def _beyond(count: int) -> str:
-    return f"{count} of the estimates lie beyond the axis" if count else ""
+    return float(np.ceil(round(100 * variance[-1] * SAMPLE_COUNTS[-1] / exact**2, 6))) if abs(exact) > 1e-9 else float("nan")
 
 
 def _verdict(exact: float, theory: dict[str, np.ndarray]) -> str:
@@ -184,18 +127,14 @@ def _verdict(exact: float, theory: dict[str, np.ndarray]) -> str:
             "{needed_control:,d}, pathwise {needed_pathwise:,d}." + noisier)
 
 
-def _shown(key: str) -> dict[str, str]:
-    return {"estimators": key} | ({"cost": "logistic"} if key == "stl" else {})
-
-
 def _panels() -> tuple[Panel, ...]:
     lanes, variance = [], []
     for row, key in enumerate(ESTIMATORS):
-        lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), ink=key, label=SHORT[key], when=_shown(key)))
+        how = {"ink": key, "when": {"estimators": key} | ({"cost": "logistic"} if key == "stl" else {})}
+        lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), label=SHORT[key], **how))
         variance += [
-            Line(x="counts", y=f"theory_{key}", ink=key, when=_shown(key), width=1.6, label=SHORT[key].split()[0], aside=True),
-            Line(x="counts", y=f"variance_{key}", ink=key, when=_shown(key), width=0, points=True),
-            Point(x="counts", y=f"variance_{key}", at="sample_count", ink=key, when=_shown(key)),
+            Line(x="counts", y=f"theory_{key}", width=1.6, label=SHORT[key].split()[0], aside=True, **how),
+            Line(x="counts", y=f"variance_{key}", width=0, points=True, **how), Point(x="counts", y=f"variance_{key}", at="sample_count", **how),
         ]
     return (
         Panel("cost", "The function f, and q", Axis("", (-7, 7)), Axis("f(z)", "f_range"),
@@ -214,20 +153,13 @@ def _panels() -> tuple[Panel, ...]:
 def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> Explorable:
     """How noisy is one gradient, and what do more draws buy?
 
-    Parameters
-    ----------
     costs : which of `quadratic`, `quadratic_10`, `cosine`, `bump`, `logistic` to offer. Fewer make a smaller page.
     values : where controls stand at first: `sample_count`, `cost`, `mu`, `log_sigma`, `seed`, `estimators`.
-
-    Raises
-    ------
-    KeyError : an unknown cost. ExplorableError, TraitError : a value that is not offered.
+    Raises KeyError (an unknown cost), ExplorableError and TraitError (a value that is not offered).
     """
     labels = {key: label for key, (_, label) in ESTIMATORS.items() if key != "stl" or "logistic" in costs}
-    rows = labels
     definition = Definition(
-        name="gradient-variance",
-        title="How noisy is one gradient, and what do more draws buy?",
+        name="gradient-variance", title="How noisy is one gradient, and what do more draws buy?",
         controls=(
             Slider("sample_count", "draws a gradient, S", SAMPLE_COUNTS, 16, "d", wide=True),
             Slider("mu", "q's mean, μ", (-2.0, -1.0, 0.0, 1.0, 2.0), 1.0, ".1f"),
@@ -236,11 +168,10 @@ def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> 
             NewNoise("seed", "New noise", len(NOISES)),
             Switches("estimators", "estimators", labels, tuple(labels), {key: key for key in labels}),
         ),
-        compute=compute,
-        panels=_panels(),
+        compute=compute, panels=_panels(),
         caption="With {sample_count} draws, one score-function gradient has a signal-to-noise ratio of "
                 "{snr_score@sample_count:.2g}, a pathwise one {snr_pathwise@sample_count:.2g}. {verdict}",
-        table=Table(rows, (
+        table=Table(labels, (
             Column("mean of 500", "mean_{row}", ".3g", "sample_count", "the mean of the 500 estimates"),
             Column("±\u00a0s.e.", "error_{row}", ".2g", "sample_count", "standard error of that mean"),
             Column("exact", "exact_{row}", ".3g", "", "the true gradient"),
@@ -248,13 +179,12 @@ def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> 
             Column("in theory", "theory_{row}", ".3g", "sample_count", "the exact variance"),
             Column("signal-to-noise", "snr_{row}", ".2g", "sample_count", "|exact gradient| over the exact standard deviation"),
             Column("S for a ratio of 10", "needed_{row}", ",d", "", "draws a gradient that bring the ratio to ten"),
-        ), {key: key for key in rows}, "estimators"),
+        ), {key: key for key in labels}, "estimators"),
         precision={
             "histogram_*": Precision(step=1), "mean_*": Precision(relative=2e-3), "variance_*": Precision(relative=2e-3),
-            "draw_z": Precision(step=0.03), "draw_weight": Precision(relative=0.05),
-            "f_curve": Precision(step=0.01), "q_curve": Precision(step=0.005),
-            "theory_*": Precision(relative=5e-4), "error_*": Precision(relative=5e-4), "snr_*": Precision(relative=5e-4),
-            "needed_*": Precision(step=1),
+            "draw_z": Precision(step=0.03), "draw_weight": Precision(relative=0.05), "f_curve": Precision(step=0.01),
+            "q_curve": Precision(step=0.005), "theory_*": Precision(relative=5e-4), "error_*": Precision(relative=5e-4),
+            "snr_*": Precision(relative=5e-4), "needed_*": Precision(step=1),
         },
     )
     return Explorable(definition, **values)
