@@ -109,6 +109,7 @@ def test_every_set_it_link_asks_for_what_the_explorable_offers():
 
 
 @pytest.mark.parametrize("x, y", [(1.0, 1.0), (-0.7, 0.0), (2.0, 1.0)])
+@pytest.mark.covers("2.3")
 def test_the_elbo_by_hand_is_the_elbo(x, y):
     model = logistic_one_coefficient(*(torch.tensor([v], dtype=torch.float64) for v in (x, y)))
     for mu, omega in [(-1.0, 0.0), (0.3, -0.5)]:
@@ -117,6 +118,7 @@ def test_the_elbo_by_hand_is_the_elbo(x, y):
         assert by_hand == pytest.approx(exact_elbo(model, gaussian(mu, omega)).item(), abs=1e-10)
 
 
+@pytest.mark.covers("2.3")
 def test_best_gaussian_and_evidence_of_the_logistic_model():
     best, elbo = LOGISTIC.best
     assert (best.mean.item(), best.stddev.item(), elbo) == pytest.approx((0.413127, 0.910422, -0.693225), abs=1e-6)
@@ -128,6 +130,7 @@ def test_best_gaussian_and_evidence_of_the_logistic_model():
 # ---- the score and its gradient ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("2.5")
 def test_the_score_has_mean_zero_and_the_variance_given():
     for mu, omega in [(0.0, 0.0), (1.3, -0.8)]:
         q = gaussian(mu, omega)
@@ -138,6 +141,7 @@ def test_the_score_has_mean_zero_and_the_variance_given():
         assert expectation(lambda z: score(1)(z) ** 2, q).item() == pytest.approx(2)
 
 
+@pytest.mark.covers("0.3", "2.4")
 def test_likelihood_and_prior_terms_each_have_their_gradient_by_the_score():
     q = gaussian(-0.4, 0.2)
     for term in (lambda z: z[..., 0] - torch.log1p(z[..., 0].exp()), lambda z: -0.5 * z[..., 0] ** 2):
@@ -149,6 +153,7 @@ def test_the_true_logistic_gradient_at_the_prior_is_one_half():
     assert exact_gradient(LOGISTIC, gaussian(0.0), elbo=True)[0].item() == pytest.approx(0.5, abs=1e-10)
 
 
+@pytest.mark.covers("0.4")
 def test_of_five_draws_the_sd_exceeds_the_gradient():
     m = moments(LOGISTIC, gaussian(0.0), elbo=True)
     assert (m.variances(5)["score_function"].sqrt() > m.gradient.abs()).all()
@@ -159,6 +164,7 @@ def test_of_five_draws_the_sd_exceeds_the_gradient():
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("estimator, worst", [(score_function, 5e-3), (leave_one_out, 1e-4)])
+@pytest.mark.covers("2.6")
 def test_thirty_two_climbs_reach_the_best_elbo(estimator, worst):
     done = fit(estimator, LOGISTIC, gaussian(-1.0).expand(32), num_samples=16, num_steps=1000,
                optimizer=sgd(0.05, robbins_monro(kappa=0.7, delay=50)), generator=torch.Generator().manual_seed(3),
@@ -177,6 +183,7 @@ def test_a_constant_step_hovers_at_the_fixed_point_of_the_recursion():
 
 
 @pytest.mark.parametrize("d, sigma", [(1.0, 1.0), (1.5, 0.7), (0.0, 2.0), (-2.0, 0.3)])
+@pytest.mark.covers("0.4", "2.8")
 def test_every_closed_form_of_the_square(d, sigma):
     q = gaussian(d, math.log(sigma))
     mu, omega = ({k: v[i].item() for k, v in SQUARE.variances(q).items()} for i in (0, 1))
@@ -203,6 +210,7 @@ def test_variance_falls_like_one_over_s_and_ten_takes_750_draws():
     assert 10**2 * one / SQUARE.gradient(q)[0].item() ** 2 == pytest.approx(750)
 
 
+@pytest.mark.covers("2.8")
 def test_rare_draws_carry_the_second_moment():
     weight = lambda e: ((1 + e) ** 2 * e) ** 2  # noqa: E731
     for part, draws, moment in [(lambda e: e.abs() > 1, 31.8, 97.2), (lambda e: e.abs() > 2, 4.6, 64.3),
@@ -281,6 +289,7 @@ def test_the_two_slips_of_what_can_go_wrong():
 # ---- discrete, and an edge that moves ----------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("2.7")
 def test_the_coin_by_enumeration():
     z, theta = torch.tensor([0.0, 1.0], dtype=torch.float64), 0.5
     q, score, f = theta**z * (1 - theta) ** (1 - z), z / theta - (1 - z) / (1 - theta), (z - 0.45) ** 2

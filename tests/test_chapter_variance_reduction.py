@@ -120,6 +120,7 @@ def test_the_climbs_with_leave_one_out_end_nearer(executed):
     assert numbers(learnt)[-1] < 1e-4 < numbers(plain)[-1] < 5e-3 and numbers(learnt)[-2] < 0.01 * numbers(plain)[-2]
 
 
+@pytest.mark.covers("2.10")
 def test_rao_blackwell_on_the_chain_does_not_grow_and_needs_terms(executed):
     lines = output(executed, "def chain").splitlines()
     (plain2, loo2, rb2, both2), (plain10, loo10, _, both10), (plain50, loo50, rb50, both50) = (numbers(line)[1:] for line in lines[2:5])
@@ -128,6 +129,7 @@ def test_rao_blackwell_on_the_chain_does_not_grow_and_needs_terms(executed):
     assert numbers(lines[5])[-1] > 1.5 * loo10                       # one term that touches everything: worse than plain
 
 
+@pytest.mark.covers("2.10")
 def test_reuse_pays_less_for_a_small_move_and_far_more_for_a_large_one(executed):
     rows = [numbers(line.split("²)")[1]) for line in output(executed, "def reused_from_old").splitlines()[2:]]
     shifts, widths = rows[:4], rows[4:]
@@ -151,6 +153,7 @@ def test_at_equal_cost_no_row_is_best_everywhere(executed):
 
 
 @pytest.mark.parametrize("d, sigma", [(1.0, 1.0), (1.5, 0.7), (0.0, 2.0), (-2.0, 0.3)])
+@pytest.mark.covers("2.9")
 def test_the_optimal_baseline_of_the_square_and_what_it_leaves(d, sigma):
     """eq:optimal-coefficient, eq:share-left, eq:optimal-baseline."""
     g, s = (lambda e: (d + sigma * e) ** 2 * e / sigma), (lambda e: e / sigma)
@@ -167,6 +170,7 @@ def test_the_optimal_baseline_of_the_square_and_what_it_leaves(d, sigma):
     assert omega["optimal_baseline"] == pytest.approx(40 * d**2 * sigma**2 + 24 * sigma**4)
 
 
+@pytest.mark.covers("2.9")
 def test_shares_and_correlations_in_words():
     assert 1 - 0.995**2 == pytest.approx(0.01, abs=1e-4) and math.sqrt(0.5) == pytest.approx(0.71, abs=0.005)
     assert 1000 * (1 - 0.9**2) == pytest.approx(190)
@@ -234,6 +238,7 @@ def test_leave_one_out_is_the_sample_covariance_and_forgets_constants():
 
 
 @pytest.mark.parametrize("num_samples", [2, 8, 64])
+@pytest.mark.covers("2.9")
 def test_leave_one_out_variance_is_the_sum_of_the_two_terms(num_samples):
     m = moments(SQUARE, gaussian(1.0))
     mean_baseline = by_mu(m.variances())["mean_baseline"]
@@ -330,6 +335,7 @@ def test_pairs_measured():
     assert runs.tolist() == pytest.approx([16, 192], rel=0.05)
 
 
+@pytest.mark.covers("2.10")
 def test_sobol_falls_faster_in_one_dimension(executed):
     slopes = {line.split()[0]: numbers(line)[-1] for line in output(executed, "for name, variances in falls").splitlines()}
     assert abs(slopes["normal"] + 1) < 0.1 and abs(slopes["antithetic"] + 1) < 0.1 and slopes["sobol"] < -1.5
