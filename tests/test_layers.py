@@ -15,7 +15,7 @@ ROWS = [
     ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
-    ["training", "amortization_gap"], ["linear_vae", "digit_vae"], ["slips", "climb"], ["checking", "starts"],
+    ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae"], ["slips", "climb"], ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
       "vae_checking", "baseline_checking"], ["one_unknown", "advi"], ["explorables"], ["book", "coverage"],
 ]

@@ -62,6 +62,7 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.simulated import train_on_simulations
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
 from vilib.training import Training, train
@@ -106,7 +107,7 @@ __all__ = [
     "update_gaussian_factor", "gaussian_updates", "GaussianMixture", "MixtureFactors",
     # amortised inference
     "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
-    "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
+    "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training", "train_on_simulations",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
     "ppca", "PPCA", "LinearVAE", "digits", "digit_vae", "train_digit_vae",
     # the neighbours of variational inference
