@@ -75,15 +75,15 @@ def compute(rho: float, direction: str, family: str, seed: int) -> dict[str, obj
     frame: dict[str, object] = {f"{name}_{row}": values[f"{name}_{row}"][at] for name in ("gap", "forward_kl", "law", "sd") for row in ROWS}
     frame |= {f"k_hat_{row}": k_hat[row][at] for row in ROWS} | {f"correlation_{row}": rho if row == "full" else 0.0 for row in ROWS}
     frame |= {f"law_{row}": float("nan") for row in (ROWS if rho == 0 else ["full"])}       # q is p: all weights alike, and no tail
+    frame |= {f"{name}_now": frame[f"{name}_{key}"] for name in ("sd", "correlation", "gap", "forward_kl", "law", "k_hat")}
     density = lambda sd: FLOOR + SCALE * np.exp(-0.5 * (Z / sd) ** 2) / (sd * np.sqrt(2 * np.pi))  # noqa: E731
     ellipse = lambda whose: np.append([0.0, 0.0], values[f"tril_{whose}"][at][[0, 1, 1], [0, 0, 1]])  # noqa: E731
     return frame | {
         "ellipse_p": ellipse("full"), "ellipse_q": ellipse(key), "z": Z, "name_x": Z[-2:], "name_y": np.full(2, FLOOR + 0.75), "marginal_p": density(1.0),
         "conditional_p": density(np.sqrt(1 - rho**2)), "marginal_q": density(values[f"sd_{key}"][at]),
         "rho_now": rho, "fine": FINE, "rhos": np.array(RHOS), "too_heavy": TOO_HEAVY,
-        "gap_curve": np.minimum(curves[f"gap_{key}"], 2 * DEPTH), "gap_now": values[f"gap_{key}"][at],
-        "law_curve": curves[f"law_{key}"] if key != "full" else np.full(len(FINE), np.nan), "law_now": frame[f"law_{key}"],
-        "k_hats": k_hat[key], "k_hat_now": k_hat[key][at],
+        "gap_curve": np.minimum(curves[f"gap_{key}"], 2 * DEPTH),
+        "law_curve": curves[f"law_{key}"] if key != "full" else np.full(len(FINE), np.nan), "k_hats": k_hat[key],
         "above": "{gap_now:.1f} nats: above the picture" if values[f"gap_{key}"][at] > DEPTH else "",
         "drawn": "all weights are alike: no tail" if key == "full" else f"line: law; dots: {DRAWS:,} draws each",
         "verdict": _verdict(key, rho),
@@ -137,12 +137,12 @@ def mean_field_ellipse(**values: object) -> Explorable:
             NewNoise("seed", "New draws", SEEDS),
         ),
         compute=compute, panels=_panels(), caption="ρ = {rho_now:.2f}. {verdict}",
-        table=Table(ROWS, (
+        table=Table({"now": "this q", **ROWS}, (
             Column("sd of z₁", "sd_{row}", ".3f", "", "the posterior's is 1"), Column("correlation", "correlation_{row}", ".2f"),
             Column("log p(x) − ELBO", "gap_{row}", ".3f", "", "KL(q ‖ p), in nats"), Column("KL(p ‖ q)", "forward_kl_{row}", ".3f", "", "nats"),
             Column("k̂, in the limit", "law_{row}", ".2f", "", "1 − the smallest eigenvalue of C^½ Λ C^½"),
             Column("k̂, measured", "k_hat_{row}", ".2f", "", f"{DRAWS:,} draws"),
-        ), {row: "q" for row in ROWS}),
+        ), {"now": "q"}),
         precision={"gap_curve": Precision(step=0.005), "law_curve": Precision(step=0.002), "k_hat*": Precision(step=0.001),
                    "*al_[pq]": Precision(step=0.005), "z": Precision(step=0.001), "*": Precision(step=0.0001)},
     )
