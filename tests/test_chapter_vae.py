@@ -215,8 +215,8 @@ def last(frame, name: str) -> float:
 
 def test_prompt_from_one_kind_to_another():
     row = {z1: compute(z1, 0.6, "3", 1.0) for z1 in (-2.4, -0.6, 0.0, 0.6, 1.8)}
-    assert [last(row[z1], "nearest") for z1 in (-2.4, 0.0, 0.6, 1.8)] == [0, 9, 1, 6]
-    assert (last(row[-2.4], "votes"), last(row[-0.6], "votes")) == (25, 9)
+    assert [last(row[z1], "nearest_z") for z1 in (-2.4, 0.0, 0.6, 1.8)] == [0, 9, 1, 6]
+    assert (last(row[-2.4], "votes_z"), last(row[-0.6], "votes_z")) == (25, 9)
 
 
 def test_prompt_order_without_labels():
@@ -226,7 +226,7 @@ def test_prompt_order_without_labels():
     assert frame["elbo_held_out"][[0, 1]] == pytest.approx([-45.6, -29.4], abs=0.05)
     assert 64 * math.log(0.5) == pytest.approx(-44.4, abs=0.05)
     assert frame["epochs"][[2, 4]].tolist() == [3, 30]
-    assert frame["nearest"][[2, 4]].tolist() == [0, 0] and frame["votes"][[2, 4]].tolist() == [13, 25]
+    assert frame["nearest_z"][[2, 4]].tolist() == [0, 0] and frame["votes_z"][[2, 4]].tolist() == [13, 25]
     corners = [compute(z1, z2, "3", 1.0)["drawn"].reshape(64, 7)[:, 1] for z1 in (-1.2, 1.2) for z2 in (-1.2, 1.2)]
     mean = TRAINING.mean(0).numpy()
     for one in corners:                                                    # "mostly the mean picture, whatever z is"
@@ -258,7 +258,7 @@ def test_prompt_pay_less():
 def test_prompt_far_from_everything():
     frame = compute(3.6, -3.6, "3", 1.0)
     drawn = frame["drawn"].reshape(64, 7)[:, -1]
-    assert last(frame, "nearest") == 2 and last(frame, "distance") == pytest.approx(2.6, abs=0.05)
+    assert last(frame, "nearest_z") == 2 and last(frame, "distance_z") == pytest.approx(2.6, abs=0.05)
     assert ((drawn < 0.1) | (drawn > 0.9)).mean() > 0.75, "firm black and white"
     assert math.exp(-(3.6**2 + 3.6**2) / 2) == pytest.approx(2e-6, abs=5e-7)
     assert (LABELS[:NUM_TRAINING] >= 0).all()

@@ -88,13 +88,18 @@ def _of_place(beta: float, z1: float, z2: float) -> dict[str, np.ndarray]:
     votes = np.stack([(around == c).sum(1) for c in range(10)])
     return {
         "drawn": np.stack([vae.decoder.mean(z)[0].numpy() for vae in _vaes(beta)], 1).reshape(-1), "z_1": z1, "z_2": z2,
-        "nearest": votes.argmax(0).astype(float), "votes": votes.max(0).astype(float), "distance": distance.min(1),
+        "nearest_z": votes.argmax(0).astype(float), "votes_z": votes.max(0).astype(float), "distance_z": distance.min(1),
     }
+
+
+#: Cells of the table that have no number.
+NONE = {f"{name}_{whose}": np.full(len(EPOCHS), np.nan) for names, who in (
+    (("reconstruction", "kl", "elbo"), ("z",)), (("nearest", "votes", "distance"), ("x", "training", "held_out"))) for name in names for whose in who}
 
 
 def compute(z1: float, z2: float, digit: str, beta: float) -> dict[str, object]:
     """One frame; see the panels below for what each channel is. Channels over epochs hold each entry at every epoch."""
-    return _of_beta(beta) | _of_digit(beta, int(digit)) | _of_place(beta, z1, z2)
+    return NONE | _of_beta(beta) | _of_digit(beta, int(digit)) | _of_place(beta, z1, z2)
 
 
 def _panels() -> tuple[Panel, ...]:
@@ -111,7 +116,7 @@ def _panels() -> tuple[Panel, ...]:
               (picture("reconstruction", "epoch", "q", "What the decoder draws at the mean of q for a held-out {class:d}."),), 1, 1.0),
         Panel("drawn", "Drawn at z", blank, blank,
               (picture("drawn", "epoch", "text", "What the decoder draws at z; most of the training codes nearest to z are of "
-                       "the class {nearest@epoch:d}."),), 2, note="grey: probability of ink"),
+                       "the class {nearest_z@epoch:d}."),), 2, note="grey: probability of ink"),
     )
 
 
@@ -121,8 +126,9 @@ def latent_map(**values: object) -> Explorable:
     values : where controls stand at first: `z1`, `z2`, `digit` (a class, as text), `beta`, `epoch` (a place in `digit_vae.EPOCHS`).
     Raises ExplorableError and TraitError (a value that is not offered).
     """
-    columns = (("E_q[log p(x | z)]", "reconstruction", "reconstruction, in nats"), ("− KL(q ‖ prior)", "kl", "in nats; at β = 1 the ELBO weighs it once"),
-               ("= ELBO", "elbo", "in nats, whatever β the training used"))
+    columns = (("E_q[log p(x | z)]", "reconstruction", ".2f", "reconstruction, in nats"), ("− KL(q ‖ prior)", "kl", ".2f", "in nats"),
+               ("= ELBO", "elbo", ".2f", "in nats, whatever β the training used"), ("nearest code", "distance", ".1f", "its distance from z"),
+               ("class around", "nearest", "d", "of most of the 25 nearest codes"), ("of 25", "votes", "d", "so many of the 25 are of that class"))
     definition = Definition(
         name="latent-map", title="What does a VAE know about a digit?",
         controls=(
@@ -132,13 +138,13 @@ def latent_map(**values: object) -> Explorable:
             Play("epoch", "epochs of training", "epochs", len(EPOCHS), len(EPOCHS) - 1, 8.0),
         ),
         compute=compute, panels=_panels(),
-        caption="Epoch {epochs@epoch:d} of a training with β = {beta}. Of the 25 training codes nearest to z = ({z1}, {z2}) most, {votes@epoch:d}, are "
-                "of the class {nearest@epoch:d}; the nearest one lies about {distance@epoch:.1f} away. The q of this {class:d} costs {kl_x@epoch:.2f} nats; "
+        caption="Epoch {epochs@epoch:d} of a training with β = {beta}. Of the 25 training codes nearest to z = ({z1}, {z2}) most, {votes_z@epoch:d}, are "
+                "of the class {nearest_z@epoch:d}; the nearest one lies about {distance_z@epoch:.1f} away. The q of this {class:d} costs {kl_x@epoch:.2f} nats; "
                 "0 is the prior itself, which knows nothing of x.",
-        table=Table({"x": "this x", "training": "trained on, mean", "held_out": "held out, mean"},
-                    tuple(Column(label, f"{name}_{{row}}", ".2f", "epoch", words) for label, name, words in columns), {"x": "q"}),
+        table=Table({"x": "this x", "training": "trained on, mean", "held_out": "held out, mean", "z": "this z"},
+                    tuple(Column(label, f"{name}_{{row}}", form, "epoch", words) for label, name, form, words in columns), {"x": "q"}),
         precision={"code_*": Precision(step=0.05), "drawn": Precision(step=0.1), "reconstruction": Precision(step=0.1), "x": Precision(step=1),
-                   "votes": Precision(step=1), "distance": Precision(step=0.1), "nearest": Precision(step=1), "class": Precision(step=1), "epochs": Precision(step=1),
+                   "votes_*": Precision(step=1), "distance_*": Precision(step=0.1), "nearest_*": Precision(step=1), "class": Precision(step=1), "epochs": Precision(step=1),
                    "z_*": Precision(step=0.1), "*": Precision(step=0.01)},
     )
     return Explorable(definition, **values)
