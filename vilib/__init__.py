@@ -58,6 +58,7 @@ from vilib.types import (
     NonScalarLogJoint, NotBatchable, NotConverged, NotFactorized, NotReparameterizable, ShapeError, UnsupportedSupport,
     VilibError,
 )
+from vilib.variance_examples import gamma_target, simulated_tanh_regression, tanh_regression
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "correlated_gaussian",
     "logistic_one_coefficient", "coin_toss", "two_component_mixture", "kidiq", "eight_schools",
     "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
+    "gamma_target", "tanh_regression", "simulated_tanh_regression",
     "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",
