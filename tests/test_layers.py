@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
+    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets", "distribution_functions"], ["models"],
     ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"], ["training", "amortization_gap"], ["linear_vae"],
-    ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "variance_examples", "advi"],
+    ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "variance_examples", "along", "advi"],
     ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
