@@ -5,7 +5,7 @@ of it keeps stands at the top of ``types.py``.
 """
 
 from vilib.advi import Posterior, advi
-from vilib.along import Along, along, steps_to_within
+from vilib.along import Along, along, path_or_gaps, steps_to_within
 from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_evidence
 from vilib.amortized import (
     VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
@@ -86,7 +86,8 @@ __all__ = [
     "gradient_replicates", "summarize", "GradientSummary", "per_draw", "Draws", "value_and_gradient",
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
-    "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro", "along", "Along", "steps_to_within",
+    "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    "along", "Along", "path_or_gaps", "steps_to_within",
     # a model in, its posterior out
     "advi", "Posterior",
     # how good is a q?
@@ -100,7 +101,8 @@ __all__ = [
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "DistributionFunction", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
+    "log_evidence", "posterior_density", "DistributionFunction", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms",
+    "log_weights_at",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",

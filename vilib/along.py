@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from vilib.discrete import Family
 from vilib.examples import Example
 from vilib.families import MeanFieldGaussian
+from vilib.fit import fit
 from vilib.quadrature import Moments, Rule, moments, trapezoid
 from vilib.tables import Table
-from vilib.types import VilibError
+from vilib.types import AllFitsFailed, Estimator, LogJoint, VilibError
 
 #: Beyond these a fit is lost: so far out that float32 is about to give up.
 FARTHEST_MEAN, WIDEST_LOG_SD = 1e6, 30.0
@@ -37,19 +39,22 @@ class Along:
 
 
 def along(
-    example: Example, q: MeanFieldGaussian, estimator: str, num_samples: int, rule: Rule = trapezoid, table: Table | None = None
+    example: Example, q: MeanFieldGaussian, estimator: str, num_samples: int, rule: Rule = trapezoid,
+    table: Table | None = None,
 ) -> Along:
     """What is exactly true of each q (*R), and how noisy ``estimator`` is there with ``num_samples`` draws.
 
-    example: of one or two unknowns, with a ``best`` q.  estimator: a name of :meth:`vilib.quadrature.Moments.variances`.
-    rule: a coarse one will do for a picture, and costs less.  table: of a 1-D log joint; it is asked instead wherever it reaches.
+    example: of one or two unknowns, with a ``best`` q.
+    estimator: a name of :meth:`vilib.quadrature.Moments.variances`.
+    rule: a coarse one will do for a picture, and costs less.
+    table: of the log joint, if it is 1-D; it is asked instead wherever it reaches.
     Raises VilibError (estimator), ShapeError (more than two unknowns).
 
     >>> from vilib import gaussian_target
     >>> q = MeanFieldGaussian(torch.tensor([[1.0], [torch.nan]]), torch.zeros(2, 1))
     >>> there = along(gaussian_target(), q, "pathwise", 4)
     >>> there.kl, there.variance                                                 # KL ½; (1 + 1 + 2)/4
-    (tensor([0.5000,    nan], dtype=torch.float64), tensor([0.7500,    nan], dtype=torch.float64))
+    (tensor([0.5000,    nan], dtype=torch.float64), tensor([1.0000,    nan], dtype=torch.float64))
     """
     mu, omega = q.mu.double(), q.omega.double()
     lost = ~((mu.abs() < FARTHEST_MEAN) & (omega.abs() < WIDEST_LOG_SD)).all(-1)
@@ -59,8 +64,11 @@ def along(
     if estimator not in variances:
         raise VilibError(f"estimator: expected one of {', '.join(variances)}, got {estimator!r}.")
     there = Along(mu, omega.exp(), found.mean_f[..., 0], example.kl_to_best(q), variances[estimator].sum(-1))
-    blank = lambda x: x.masked_fill(lost.reshape(lost.shape + (1,) * (x.ndim - lost.ndim)), math.nan)  # noqa: E731
-    return Along(*(blank(getattr(there, field.name)) for field in fields(there)))
+    return Along(*(_blank(getattr(there, field.name), lost) for field in fields(there)))
+
+
+def _blank(x: Tensor, lost: Tensor) -> Tensor:
+    return x.masked_fill(lost.reshape(lost.shape + (1,) * (x.ndim - lost.ndim)), math.nan)
 
 
 def _by_table(example: Example, table: Table, q: MeanFieldGaussian, rule: Rule) -> Moments:
@@ -77,12 +85,34 @@ def _by_table(example: Example, table: Table, q: MeanFieldGaussian, rule: Rule) 
     return Moments(**parts)
 
 
+def path_or_gaps(estimator: Estimator, log_joint: LogJoint, q0: Family, **options) -> tuple[Tensor, Tensor]:
+    """The path of :func:`vilib.fit.fit`, (T, *R, P), and which fits failed, (*R); where all fail, nan instead of an error.
+
+    options: those of ``fit``, with ``record_steps``, which says what T is.  Raises what ``fit`` raises but AllFitsFailed.
+
+    >>> from vilib import gaussian_target, pathwise, sgd
+    >>> q0 = MeanFieldGaussian(torch.zeros(3, 1), torch.zeros(3, 1))
+    >>> path, failed = path_or_gaps(pathwise, gaussian_target(), q0, num_samples=1, num_steps=50, record_steps=[0, 50],
+    ...                             optimizer=sgd(1e9), generator=torch.Generator().manual_seed(0))
+    >>> path.shape, failed
+    (torch.Size([2, 3, 2]), tensor([True, True, True]))
+    """
+    try:
+        done = fit(estimator, log_joint, q0, **options)
+    except AllFitsFailed as error:
+        gaps = torch.full((len(options["record_steps"]), *q0.vector().shape), math.nan)
+        return gaps.to(q0.vector()), error.failed_at >= 0
+    return done.path, done.failed_at >= 0
+
+
 def steps_to_within(steps: Tensor, elbo: Tensor, best: float, nats: float = 0.01) -> Tensor:
-    """The first recorded step (T,) at which each fit's exact ELBO (T, *R) is within ``nats`` of the best: (*R), inf if none is.
+    """The first recorded step (T,) at which each fit's exact ELBO (T, *R) is within ``nats`` of the best: (*R), inf if
+    none is.
 
     A later step may have left again.  nan counts as not there.
 
-    >>> steps_to_within(torch.tensor([0, 10, 20]), torch.tensor([[-3.0, -3.0], [-0.005, -2.0], [-0.001, torch.nan]]), best=0.0)
+    >>> elbo = torch.tensor([[-3.0, -3.0], [-0.005, -2.0], [-0.001, torch.nan]])
+    >>> steps_to_within(torch.tensor([0, 10, 20]), elbo, best=0.0)
     tensor([10., inf])
     """
     there = elbo > best - nats

@@ -1,8 +1,8 @@
-"""Two models on which the noise of gradient estimators has been compared: a Gamma posterior on the log scale, and a nonlinear
-regression with as many coefficients as you like.
+"""Two models on which the noise of gradient estimators has been compared: a Gamma posterior on the log scale, and a
+nonlinear regression with as many coefficients as you like.
 
-The pair is that of Kucukelbir et al. (2017, Automatic Differentiation Variational Inference, JMLR 18).  Data and inputs of the
-regression are this module's own.
+The pair is that of Kucukelbir et al. (2017, Automatic Differentiation Variational Inference, JMLR 18).  Data and inputs
+of the regression are this module's own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.distributions import Gamma, constraints
 from vilib.examples import Example
 from vilib.families import LOG_2PI, MeanFieldGaussian
 from vilib.models import Model
-from vilib.types import ShapeError, VilibError
+from vilib.types import ShapeError, VilibError, check_generator
 
 
 def gamma_target(shape: float = 10.0, rate: float = 10.0) -> Example:
     """The posterior of a positive θ is Gamma(shape, rate), normalised: log evidence 0; z = log θ.  (eq:pw-gamma)
 
-    On the log scale the log joint is a z − b e^z + a log b − log Γ(a), a the shape, b the rate, the Jacobian θ included.  Under
-    q = N(μ, σ²) its mean is in closed form, and the best q has σ² = 1/a and μ = log(a/b) − 1/(2a).
+    On the log scale the log joint is a z − b e^z + a log b − log Γ(a), a the shape, b the rate, the Jacobian θ included.
+    Under q = N(μ, σ²) its mean is in closed form, and the best q has σ² = 1/a and μ = log(a/b) − 1/(2a).
 
     Raises VilibError for a shape or a rate that is not above zero.
 
@@ -51,7 +51,7 @@ def gamma_target(shape: float = 10.0, rate: float = 10.0) -> Example:
     best = MeanFieldGaussian(*(torch.tensor([v], dtype=torch.float64) for v in (mu, math.log(sd))))
     elbo = a * mu - a + normaliser + math.log(sd) + 0.5 * (1 + LOG_2PI)                  # b E[e^z] = a at the best q
     return Example(
-        f"Gamma({shape:g}, {rate:g}) on the log scale", 1, log_joint, ((mu - 5 * sd, mu + 4 * sd),), 0.0, slope=slope,
+        f"Gamma({shape:g}, {rate:g}), log scale", 1, log_joint, ((mu - 5 * sd, mu + 4 * sd),), 0.0, slope=slope,
         known_best=(best, elbo), model=Model(of_theta, {"theta": constraints.positive}, batched=True),
         posterior=Gamma(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)),
     )
@@ -60,8 +60,8 @@ def gamma_target(shape: float = 10.0, rate: float = 10.0) -> Example:
 def tanh_regression(x: Tensor, y: Tensor) -> Example:
     """Nonlinear regression y_n ~ N(tanh(x_nᵀβ), 1), β ~ N(0, I), z = β.  (eq:pw-tanh)
 
-    x: (N, D).  y: (N,), in units of the noise.  The posterior has no closed form, and its coefficients are correlated as the
-    columns of x are.
+    x: (N, D).  y: (N,), in units of the noise.  The posterior has no closed form, and its coefficients are correlated as
+    the columns of x are.
 
     Raises ShapeError when x and y do not fit.
 
@@ -87,14 +87,15 @@ def tanh_regression(x: Tensor, y: Tensor) -> Example:
 def simulated_tanh_regression(
     num_coefficients: int = 100, num_observations: int = 200, *, generator: torch.Generator
 ) -> Example:
-    """:func:`tanh_regression` on data from the model itself: β ~ N(0, I), and x_n ~ N(0, I/D), so that x_nᵀβ is of order one.
+    """:func:`tanh_regression` on data from the model itself: β ~ N(0, I) and x_n ~ N(0, I/D): x_nᵀβ is of order one.
 
-    The β that made them is ``data["beta"]``, (D,).  All is float64 and drawn from the generator.
+    The β that made them is ``data["beta"]``, (D,).  All is float64, drawn from the generator, on its device.
 
     >>> simulated_tanh_regression(generator=torch.Generator().manual_seed(0)).dim
     100
     """
-    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)  # noqa: E731
+    device = check_generator(generator).device
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, device=device)  # noqa: E731
     x, beta = draw(num_observations, num_coefficients) / math.sqrt(num_coefficients), draw(num_coefficients)
     example = tanh_regression(x, (x @ beta).tanh() + draw(num_observations))
     return replace(example, data={**example.data, "beta": beta})

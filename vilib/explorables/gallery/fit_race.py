@@ -1,7 +1,7 @@
 """fit-race: what does gradient noise do to the fit?
 
-Estimators climb the same ELBO from the same start on the same noise. 32 fits run side by side for each; one is drawn bold and all are
-drawn as a fan. What is shown at a step is exact (quadrature), not the noisy estimate that the fit itself saw.
+Estimators climb the same ELBO from the same start on the same noise. 32 fits run side by side for each; one is drawn bold and
+all are drawn as a fan. What is shown at a step is exact (quadrature), not the noisy estimate that the fit itself saw.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from vilib import (
-    AllFitsFailed, Example, MeanFieldGaussian, Table, adagrad, adam, along, correlated_gaussian, fit, gauss_hermite, leave_one_out,
-    logistic_one_coefficient, pathwise, rmsprop, robbins_monro, score_function, sgd, steps_to_within, sticking_the_landing, tabulate,
-    trapezoid, two_component_mixture,
+    Along, Example, MeanFieldGaussian, adagrad, adam, along, correlated_gaussian, gauss_hermite, leave_one_out,
+    logistic_one_coefficient, path_or_gaps, pathwise, rmsprop, robbins_monro, score_function, sgd, steps_to_within,
+    sticking_the_landing, tables, tabulate, trapezoid, two_component_mixture,
 )
 
 from ..core import (
-    Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table as Rows,
+    Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table,
 )
 from ..threads import one_thread
 from ..widget import Explorable
@@ -34,8 +34,8 @@ ESTIMATORS = {"score": (score_function, "score function"), "control": (leave_one
               "pathwise": (pathwise, "pathwise"), "stl": (sticking_the_landing, "sticking the landing")}
 LABELS = {key: label for key, (_, label) in ESTIMATORS.items()}
 #: key → (label, factory)
-OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))), "rmsprop": ("RMSProp", rmsprop),
-              "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
+OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))),
+              "rmsprop": ("RMSProp", rmsprop), "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
 _X = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64)
 _Y = torch.bernoulli(torch.sigmoid(1.2 * _X), generator=torch.Generator().manual_seed(3))
 RHO = 0.9
@@ -43,19 +43,20 @@ RHO = 0.9
 
 @dataclass(frozen=True)
 class Target:
-    """A posterior to race to: where μ starts (log σ starts at 0), the ranges of the ELBO and z axes, a table if that saves time."""
+    """A posterior to race to: where μ starts (log σ starts at 0), the ranges of two axes, a table if that saves time."""
 
     label: str
     example: Example
     start: tuple[float, ...]
     elbo_range: tuple[float, float]
     z_range: tuple[float, float]
-    table: Table | None = None
+    table: tables.Table | None = None
 
 
 _LOGISTIC = logistic_one_coefficient(_X, _Y)
 TARGETS = {
-    "logistic": Target("logistic regression, 24 points", _LOGISTIC, (-1.0,), (-18.0, -13.6), (-2.0, 3.0), tabulate(_LOGISTIC, -32.0, 32.0, 4097)),
+    "logistic": Target("logistic regression, 24 points", _LOGISTIC, (-1.0,), (-18.0, -13.6), (-2.0, 3.0),
+                       tabulate(_LOGISTIC, -32.0, 32.0, 4097)),
     "correlated": Target(f"correlated Gaussian, ρ = {RHO}", correlated_gaussian(RHO), (-2.0, 0.0), (-6.0, 0.6), (-3.0, 3.0)),
     "mixture": Target("two-component mixture", two_component_mixture(), (0.0,), (-4.0, 0.4), (-7.0, 7.0)),
 }
@@ -63,34 +64,29 @@ TARGETS = {
 
 @lru_cache(maxsize=64)
 def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps (T, 3, 32, P), and which fits failed (3, 32). All step sizes and seeds are one batch, on the same noise for each estimator."""
-    example, sizes, done = TARGETS[target].example, torch.tensor(STEP_SIZES).unsqueeze(-1), {}
+    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, all on the same noise."""
+    example = TARGETS[target].example
     mu = torch.tensor(TARGETS[target].start).expand(len(STEP_SIZES), FITS, example.dim)
-    q0 = MeanFieldGaussian(mu, torch.zeros_like(mu))
-    for key, (estimator, _) in ESTIMATORS.items():
-        try:
-            run = fit(estimator, example, q0, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT,
-                      optimizer=OPTIMIZERS[optimizer][1](sizes), generator=torch.Generator().manual_seed(1))
-            done[key] = run.path, run.failed_at >= 0
-        except AllFitsFailed as error:
-            done[key] = torch.full((len(KEPT), *q0.vector().shape), torch.nan), error.failed_at >= 0
-    return done
+    options = {"num_samples": sample_count, "num_steps": STEPS, "record_steps": KEPT,
+               "optimizer": OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))}
+    return {key: path_or_gaps(estimator, example, MeanFieldGaussian(mu, torch.zeros_like(mu)), **options,
+                              generator=torch.Generator().manual_seed(1)) for key, (estimator, _) in ESTIMATORS.items()}
 
 
 @lru_cache(maxsize=256)
-def _race(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, dict[str, np.ndarray]]:
-    """For each estimator, what is exactly true of every fit of one step size at the kept steps, and what they did together."""
+def _race(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Along, np.ndarray, dict[str, object]]]:
+    """For each estimator, what is exactly true of every fit of one step size, which failed, and what they did together."""
     here, out = TARGETS[target], {}
     rule = (lambda dim: gauss_hermite(dim, 8)) if here.example.dim == 2 else (lambda dim: trapezoid(dim, 193))
     for key, (path, failed) in _fits(target, optimizer, sample_count).items():
         q = MeanFieldGaussian(*path[:, at].chunk(2, -1))
         there = along(here.example, q, ESTIMATORS[key][0].__name__, sample_count, rule, here.table)
-        elbo = there.elbo.nan_to_num(nan=-1e9)                                   # a lost fit counts as the worst
+        elbo = torch.where(there.elbo.isnan(), -1e9, there.elbo)                 # a lost fit counts as the worst
         low, high = np.maximum(np.quantile(elbo.numpy(), [0.1, 0.9], axis=1), here.elbo_range[0] - 1.0)
         close = steps_to_within(torch.tensor(KEPT), elbo, here.example.best[1], CLOSE).quantile(0.5).item()
-        out[key] = {"mean": there.mean.numpy(), "sd": there.stddev.numpy(), "elbo": there.elbo.numpy(), "kl": there.kl.numpy(), "failed": failed[at].numpy(),
-                    "together": {"low": low, "high": high, "variance": there.variance.nanquantile(0.5, 1).clip(1e-9, 1e9).numpy(),
-                                 "close": close if close < np.inf else np.nan}}
+        out[key] = there, failed[at].numpy(), {
+            "low": low, "high": high, "variance": there.variance.nanquantile(0.5, 1).clip(1e-9, 1e9).numpy(),
+            "close": close if close < np.inf else np.nan}
     return out
 
 
@@ -103,8 +99,9 @@ def _target(target: str) -> dict[str, object]:
         z = torch.linspace(*here.z_range, 121, dtype=torch.float64)
         grid, curve = z.numpy(), (here.example(z.unsqueeze(-1)) - here.example.log_evidence).exp().numpy()
         top, ellipse = 2.0 * curve.max(), np.full(5, np.nan)
-    return {"elbo_range": np.array(here.elbo_range), "best_elbo": here.example.best[1], "log_evidence": here.example.log_evidence, "p_grid": grid,
-            "p_curve": curve, "p_ellipse": ellipse, "z_range": np.array(here.z_range), "density_range": np.array([0.0, top])}
+    return {"elbo_range": np.array(here.elbo_range), "best_elbo": here.example.best[1], "log_evidence": here.example.log_evidence,
+            "p_grid": grid, "p_curve": curve, "p_ellipse": ellipse, "z_range": np.array(here.z_range),
+            "density_range": np.array([0.0, top])}
 
 
 @one_thread()
@@ -114,17 +111,18 @@ def compute(sample_count: int, step_size: float, optimizer: str, target: str, se
     low, high = here.z_range
     width = high - low
     frame = dict(_target(target)) | {"steps": np.array(KEPT, dtype=float)}
-    for key, run in _race(target, optimizer, sample_count, STEP_SIZES.index(step_size)).items():
-        mean = np.clip(run["mean"][:, seed], low - width, high + width).T        # followed as far out as the picture is wide
-        sd = np.clip(run["sd"][:, seed], 0.005, 2 * width).T
+    for key, (there, failed, together) in _race(target, optimizer, sample_count, STEP_SIZES.index(step_size)).items():
+        mean = np.clip(there.mean[:, seed].numpy(), low - width, high + width).T       # followed as far out as the picture is wide
+        sd = np.clip(there.stddev[:, seed].numpy(), 0.005, 2 * width).T
         two = here.example.dim == 2
         frame |= {
             f"q_{key}": np.concatenate([empty, empty] if two else [*mean, *sd]),
             f"ellipse_{key}": np.concatenate([*mean, sd[0], 0.0 * sd[0], sd[1]] if two else [empty] * 5),
-            f"elbo_{key}": np.maximum(run["elbo"][:, seed], here.example.best[1] - FLOOR), f"kl_{key}": run["kl"][:, seed],
-            f"failed_{key}": run["failed"].sum(), **{f"{name}_{key}": value for name, value in run["together"].items()},
+            f"elbo_{key}": np.maximum(there.elbo[:, seed].numpy(), here.example.best[1] - FLOOR),
+            f"kl_{key}": there.kl[:, seed].numpy(), f"failed_{key}": failed.sum(),
+            **{f"{name}_{key}": value for name, value in together.items()},
         }
-        lost += [LABELS[key]] * bool(run["failed"][seed])
+        lost += [LABELS[key]] * bool(failed[seed])
     names = " and ".join(filter(None, [", ".join(lost[:-1]), *lost[-1:]]))
     verdict = f"The bold fit of {names} left the finite numbers: at this step size, noise threw it out." if lost else ""
     return frame | {"verdict": verdict}
@@ -173,7 +171,7 @@ def fit_race(targets: Sequence[str] = tuple(TARGETS), **values: object) -> Explo
         compute=compute, panels=_panels(targets),
         caption="After {step} steps of {optimizer} with {sample_count} draws each, the bold fits have a KL divergence to the best q of "
                 "{kl_score@step:.2g} nats (score function) and {kl_pathwise@step:.2g} nats (pathwise). {verdict}",
-        table=Rows(LABELS, (
+        table=Table(LABELS, (
             Column("ELBO now", "elbo_{row}", ".2f", "step",
                    "the exact ELBO of the bold fit, in nats; not followed further than 200 nats below the best"),
             Column("KL to the best q", "kl_{row}", ".2g", "step", "nats"),
