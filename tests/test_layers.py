@@ -11,13 +11,15 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
-    ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
+    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets", "distribution_functions"],
+    ["models"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
-    ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae"], ["slips", "climb"], ["checking", "starts"],
+    ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae"], ["slips", "climb"],
+    ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
-      "vae_checking", "baseline_checking"], ["one_unknown", "advi"], ["explorables"], ["book", "coverage"],
+      "vae_checking", "baseline_checking"], ["one_unknown", "advi", "variance_examples", "along"], ["explorables"],
+    ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -5,6 +5,7 @@ of it keeps stands at the top of ``types.py``.
 """
 
 from vilib.advi import Posterior, advi
+from vilib.along import Along, along, path_or_gaps, steps_to_within
 from vilib.amortization_gap import AmortizationGap, amortization_gap, data_log_evidence
 from vilib.amortized import (
     VAE, DataLogJoint, analytic_kl, expected_log_prior, kl_to_standard_normal, mlp_vae, with_model_gradient,
@@ -27,6 +28,7 @@ from vilib.datasets import digits
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k, pareto_k_of
 from vilib.digit_vae import digit_vae, train_digit_vae
 from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
+from vilib.distribution_functions import DistributionFunction
 from vilib.divergences import (
     StationaryPoint, forward_kl, gaussian_kl, moment_matched_gaussian, monte_carlo_forward_kl, monte_carlo_kl,
     monte_carlo_kl_k3, reverse_kl, stationary_gaussians,
@@ -72,6 +74,7 @@ from vilib.types import (
     VilibError,
 )
 from vilib.vae_checking import check_vae_loss
+from vilib.variance_examples import gamma_target, simulated_tanh_regression, tanh_regression
 
 __version__ = "0.1.0"
 
@@ -82,6 +85,7 @@ __all__ = [
     "quadratic_cost", "cosine_cost", "exponential_cost", "gaussian_target", "gumbel_target", "correlated_gaussian",
     "logistic_one_coefficient", "coin_toss", "two_component_mixture", "kidiq", "eight_schools",
     "standard_normal_prior", "gaussian_mean", "coin", "hidden_sign",
+    "gamma_target", "tanh_regression", "simulated_tanh_regression",
     "ordered", "OrderedTransform", "SimplexTransform",
     # noise
     "normal", "antithetic", "sobol",
@@ -98,6 +102,7 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    "along", "Along", "path_or_gaps", "steps_to_within",
     # a model in, its posterior out
     "advi", "Posterior",
     # how good is a q?
@@ -114,7 +119,8 @@ __all__ = [
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
+    "log_evidence", "posterior_density", "DistributionFunction", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms",
+    "log_weights_at",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "monte_carlo_forward_kl",
     "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Beta, Distribution, constraints
 from torch.nn.functional import softplus
 
+from vilib.divergences import gaussian_kl
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import Model
 from vilib.quadrature import Moments, additive_moments, best_gaussian, log_evidence
@@ -155,6 +156,7 @@ class Example:
     slope: z (..., D) -> ∇_z log p(x, z) (..., D) by hand, None where autograd does it; a test holds the two equal.
     model: the :class:`vilib.models.Model` behind it, where the parameters have names and supports.
     posterior: the exact posterior on the scale of the model's parameters, where there is one.
+    symmetric: whether p(z) = p(−z), so that the mirror image of ``best`` is as good.
     """
 
     name: str
@@ -169,6 +171,7 @@ class Example:
     model: Model | None = None
     data: Mapping[str, Tensor] = field(default_factory=dict)
     posterior: Distribution | None = None
+    symmetric: bool = False
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.log_joint(z)
@@ -182,6 +185,17 @@ class Example:
         if self.known_best is not None:
             return self.known_best
         return best_gaussian(self.log_joint, self.start) if self.dim <= 2 and self.start is not None else None
+
+    def kl_to_best(self, q: MeanFieldGaussian) -> Tensor:
+        """KL(q ‖ best), (*R), in nats; to the nearer of ``best`` and its mirror image where p is symmetric.
+
+        Raises VilibError where no best q is known.
+        """
+        if self.best is None:
+            raise VilibError(f"example: the best q of {self.name} is not known, so neither is the way there.")
+        best = self.best[0]
+        kl = gaussian_kl(q, best)
+        return torch.minimum(kl, gaussian_kl(q, MeanFieldGaussian(-best.mu, best.omega))) if self.symmetric else kl
 
 
 def gaussian_target(mu0: float = 0.0, sigma0: float = 1.0) -> Example:
@@ -321,7 +335,9 @@ def two_component_mixture(
 
     lower, upper = min(m - 4 * s for m, s in zip(means, sds)), max(m + 4 * s for m, s in zip(means, sds))
     side = int(means[1] > means[0])
-    return Example("two-component mixture", 1, log_joint, ((lower, upper),), 0.0, slope=slope, start=_mean_field([means[side]], [sds[side]]))
+    symmetric = means[0] == -means[1] and sds[0] == sds[1] and weight == 0.5
+    return Example("two-component mixture", 1, log_joint, ((lower, upper),), 0.0, slope=slope,
+                   start=_mean_field([means[side]], [sds[side]]), symmetric=symmetric)
 
 
 def gumbel_target(location: float = 0.0, scale: float = 1.0) -> Example:

@@ -95,7 +95,7 @@ def hidden_sign(x: Tensor) -> Example:
     wide = best_gaussian(log_joint, _gaussian(0.0, 0.7))
     at_mode = best_gaussian(log_joint, _gaussian(mode, (1 + 4 * n * mode**2) ** -0.5))
     return Example("hidden sign", 1, log_joint, ((-3.0, 3.0),), log_evidence(log_joint, -8.0, 8.0), slope=slope,
-                   known_best=max(wide, at_mode, key=lambda found: found[1]), data={"x": x})
+                   known_best=max(wide, at_mode, key=lambda found: found[1]), data={"x": x}, symmetric=True)
 
 
 def _gaussian(mean: float, sd: float) -> MeanFieldGaussian:

@@ -12,85 +12,69 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vilib import Example, NoMode, coin_toss, expectation, laplace, log_evidence, metropolis, posterior_density
+from vilib import (
+    DistributionFunction, Example, NoMode, coin_toss, expectation, laplace, log_evidence, metropolis, posterior_density,
+)
 
 from ..core import (
     Axis, Choice, Column, Definition, Gaussian, Line, NewNoise, Panel, Point, Precision, Slider, Stems, Switches, Table,
 )
 from ..widget import Explorable
 
-COUNTS = (0, 1, 2, 4, 6, 12, 24)
-EVALUATIONS = (10, 40, 160, 640, 2560)
+COUNTS, EVALUATIONS = (0, 1, 2, 4, 6, 12, 24), (10, 40, 160, 640, 2560)
 PRIORS = {"fair": ("Beta(10, 10)", (10.0, 10.0)), "flat": ("flat, Beta(1, 1)", (1.0, 1.0)), "edges": ("Beta(½, ½)", (0.5, 0.5))}
-CHAINS, SEEDS, BINS, NODES, BOX = 16, 2, 25, 40, 8.0
-
+CHAINS, SEEDS, BINS, NODES, BOX, TOP = 16, 2, 25, 40, 8.0, 9.0
 #: key → (label, ink)
-METHODS = {
-    "exact": ("exact", "target"), "grid": ("grid", "muted"), "laplace_theta": ("Laplace in θ", "laplace"),
-    "laplace_logit": ("Laplace in logit θ", "laplace"), "mcmc": ("MCMC", "mcmc"), "vi": ("VI", "q"),
-}
-THETA = np.linspace(-0.12, 1.12, 94)
-THETA_BINS = np.linspace(0.0, 1.0, BINS + 1)
-LOGIT = np.linspace(-6.0, 6.0, 113)
-FINE = np.linspace(-60.0, 60.0, 12_001)  # logit: where distribution functions are compared
-
-
-def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    return torch.special.ndtr(torch.from_numpy(x)).numpy()
+METHODS = {"exact": ("exact", "target"), "grid": ("grid", "muted"), "laplace_theta": ("Laplace in θ", "laplace"),
+           "laplace_logit": ("Laplace in logit θ", "laplace"), "mcmc": ("MCMC", "mcmc"), "vi": ("VI", "q")}
+THETA, THETA_BINS, LOGIT = np.linspace(-0.12, 1.12, 94), np.linspace(0.0, 1.0, BINS + 1), np.linspace(-6.0, 6.0, 113)
+FINE = torch.linspace(-60.0, 60.0, 12_001, dtype=torch.float64)  # logit: where distribution functions are compared
+_INSIDE = (THETA > 0) & (THETA < 1)
+_AT = torch.logit(torch.from_numpy(np.where(_INSIDE, THETA, 0.5))).unsqueeze(-1)
 
 
 @lru_cache(maxsize=256)
-def _coin(heads: int, tails: int, prior: str) -> tuple[Example, np.ndarray]:
-    """The example, and the exact distribution function of logit θ at FINE."""
+def _coin(heads: int, tails: int, prior: str) -> tuple[Example, DistributionFunction]:
+    """The example, and the exact distribution function of logit θ."""
     coin = coin_toss(heads, tails, PRIORS[prior][1])
-    density = (coin(torch.from_numpy(FINE).unsqueeze(-1)) - coin.log_evidence).exp().numpy()
-    steps = 0.5 * (density[1:] + density[:-1]) * (FINE[1] - FINE[0])
-    return coin, np.concatenate([[0.0], np.cumsum(steps)]).clip(0.0, 1.0)
+    return coin, DistributionFunction.from_density(FINE, coin(FINE.unsqueeze(-1)).exp())
 
 
-def _on_theta(density: np.ndarray) -> np.ndarray:
-    """From a density of logit θ at the THETA inside (0, 1) to one of θ, zero outside, cut above the picture."""
-    inside = (THETA > 0) & (THETA < 1)
-    return np.where(inside, np.minimum(density / np.where(inside, THETA * (1 - THETA), 1.0), 9.0), 0.0)
+def _on_theta(log_density: torch.Tensor) -> np.ndarray:
+    """From a log density of logit θ at the THETA inside (0, 1) to a density of θ, zero outside, cut above the picture."""
+    return np.where(_INSIDE, np.minimum(log_density.exp().numpy() / np.where(_INSIDE, THETA * (1 - THETA), 1.0), TOP), 0.0)
 
 
 @lru_cache(maxsize=256)
 def _gaussians(heads: int, tails: int, prior: str) -> dict[str, object]:
     """Exact, Laplace in θ and in logit θ, VI: what depends on the data and the prior alone."""
     coin, cdf = _coin(heads, tails, prior)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logit = np.log(THETA / (1 - THETA))
-    at = torch.from_numpy(np.nan_to_num(logit)).unsqueeze(-1)
-    exact = coin.posterior
+    exact, ends = coin.posterior, cdf(torch.tensor([-BOX, BOX]))
     out: dict[str, object] = {
         "tosses": f"{heads + tails} toss" + "es" * (heads + tails != 1), "named": f"Beta({exact.concentration1:g}, {exact.concentration0:g})",
-        "curve_exact": _on_theta((coin(at) - coin.log_evidence).exp().numpy()),
+        "curve_exact": _on_theta(coin(_AT) - coin.log_evidence),
         "logit_exact": (coin(torch.from_numpy(LOGIT).unsqueeze(-1)) - coin.log_evidence).exp().numpy(),
         "mean_exact": exact.mean.item(), "sd_exact": exact.stddev.item(), "evidence_exact": coin.log_evidence, "error_exact": 0.0,
-        "missed": cdf[np.searchsorted(FINE, -BOX)] + 1 - cdf[np.searchsorted(FINE, BOX)],
+        "missed": (ends[0] + 1 - ends[1]).item(),
     }
     by_curvature = laplace(coin, torch.zeros(1, dtype=torch.float64))
     best, elbo = coin.best
     for key, q, evidence in [("laplace_logit", by_curvature.q, by_curvature.log_evidence.item()), ("vi", best, elbo)]:
-        mean = expectation(lambda z: torch.sigmoid(z[..., 0]), q)
-        square = expectation(lambda z: torch.sigmoid(z[..., 0]).square(), q)
-        m, s = q.mean.item(), q.stddev.item()
-        out |= {f"gaussian_{key}": np.array([m, s]), f"curve_{key}": _on_theta(q.log_prob(at).exp().numpy()), f"mean_{key}": mean.item(),
-                f"sd_{key}": (square - mean**2).sqrt().item(), f"evidence_{key}": evidence,
-                f"error_{key}": np.abs(_normal_cdf((FINE - m) / s) - cdf).max()}
-    return out | _laplace_in_theta(coin, cdf)
-
-
-def _laplace_in_theta(coin: Example, cdf: np.ndarray) -> dict[str, object]:
+        mean, square = (expectation(lambda z: torch.sigmoid(z[..., 0]) ** k, q).item() for k in (1, 2))  # noqa: B023
+        out |= {f"gaussian_{key}": np.array([q.mean.item(), q.stddev.item()]), f"curve_{key}": _on_theta(q.log_prob(_AT)), f"mean_{key}": mean,
+                f"sd_{key}": (square - mean**2) ** 0.5, f"evidence_{key}": evidence, f"error_{key}": cdf.distance(_cdf(q))}
     try:
-        found = laplace(lambda z: coin.model.log_joint({"theta": z[..., 0]}), coin.posterior.mean.reshape(1), max_steps=15)
+        found = laplace(lambda z: coin.model.log_joint({"theta": z[..., 0]}), exact.mean.reshape(1), max_steps=15)
     except NoMode:
-        gap = float("nan")
-        return {f"{name}_laplace_theta": gap for name in ("mean", "sd", "evidence", "error")} | {"curve_laplace_theta": np.full(len(THETA), gap)}
-    m, s = found.q.mean.item(), found.q.stddev.item()
-    return {"mean_laplace_theta": m, "sd_laplace_theta": s, "evidence_laplace_theta": found.log_evidence.item(),
-            "error_laplace_theta": np.abs(_normal_cdf((1 / (1 + np.exp(-FINE)) - m) / s) - cdf).max(),
-            "curve_laplace_theta": np.minimum(found.q.log_prob(torch.from_numpy(THETA).unsqueeze(-1)).exp().numpy(), 9.0)}
+        values = (np.nan, np.nan, np.nan, np.nan, np.full(len(THETA), np.nan))
+    else:
+        values = (found.q.mean.item(), found.q.stddev.item(), found.log_evidence.item(), cdf.distance(lambda t: _cdf(found.q)(torch.sigmoid(t))),
+                  np.minimum(found.q.log_prob(torch.from_numpy(THETA).unsqueeze(-1)).exp().numpy(), TOP))
+    return out | dict(zip([f"{name}_laplace_theta" for name in ("mean", "sd", "evidence", "error", "curve")], values))
+
+
+def _cdf(q):
+    return lambda t: torch.special.ndtr((t - q.mean) / q.stddev)
 
 
 @lru_cache(maxsize=1024)
@@ -101,43 +85,35 @@ def _grid(heads: int, tails: int, prior: str, evaluations: int) -> dict[str, obj
     density = posterior_density(coin, nodes)
     weights, theta = density * (nodes[1] - nodes[0]), torch.sigmoid(nodes)
     mean = (weights * theta).sum()
-    steps = 0.5 * (weights[1:] + weights[:-1])
-    at_nodes = torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)]) / steps.sum()
     drawn = np.unique(np.linspace(0, evaluations - 1, min(NODES, evaluations)).round().astype(int))
     pad = lambda values: np.pad(values.numpy()[drawn], (0, NODES - len(drawn)), constant_values=np.nan)  # noqa: E731
     return {"grid_z": pad(nodes), "grid_p": np.minimum(pad(density), 2.0), "mean_grid": mean.item(),
-            "sd_grid": ((weights * (theta - mean).square()).sum()).sqrt().item(), "evidence_grid": log_evidence(coin, -BOX, BOX, evaluations),
-            "error_grid": np.abs(np.interp(FINE, nodes.numpy(), at_nodes.numpy()) - cdf).max()}
+            "sd_grid": (weights * (theta - mean).square()).sum().sqrt().item(), "evidence_grid": log_evidence(coin, -BOX, BOX, evaluations),
+            "error_grid": cdf.distance(DistributionFunction.from_density(nodes, density))}
 
 
 @lru_cache(maxsize=4)
-def _chains(prior: str) -> np.ndarray:
+def _chains(prior: str) -> torch.Tensor:
     """logit θ along CHAINS chains for every pair of counts: (heads, tails, chain, 2560). They start at θ = ½; steps have sd 1."""
     counts = torch.tensor(COUNTS, dtype=torch.float64)
     coins = coin_toss(counts.reshape(-1, 1, 1), counts.reshape(1, -1, 1), PRIORS[prior][1])
     start = torch.zeros(len(COUNTS), len(COUNTS), CHAINS, 1, dtype=torch.float64)
     chains = metropolis(coins, start, num_samples=EVALUATIONS[-1], step_size=1.0, generator=torch.Generator().manual_seed(5))
-    return chains.draws[..., 0].movedim(0, -1).contiguous().numpy()
+    return chains.draws[..., 0].movedim(0, -1).contiguous()
 
 
 @lru_cache(maxsize=256)
 def _mcmc(heads: int, tails: int, prior: str) -> tuple[np.ndarray, np.ndarray]:
-    """The chains of one coin, and each one's largest error of a probability after each number of draws: (chain, 5)."""
-    _, cdf = _coin(heads, tails, prior)
-    chains = _chains(prior)[COUNTS.index(heads), COUNTS.index(tails)]
-    errors = []
-    for count in EVALUATIONS:
-        exact = np.interp(np.sort(chains[:, :count], -1), FINE, cdf)
-        steps = np.arange(count + 1) / count
-        errors.append(np.maximum(steps[1:] - exact, exact - steps[:-1]).max(-1))
-    return chains, np.stack(errors, -1)
+    """The chains of one coin, (chain, 2560), and each one's largest error of a probability after each number of draws: (chain, 5)."""
+    chains, cdf = _chains(prior)[COUNTS.index(heads), COUNTS.index(tails)], _coin(heads, tails, prior)[1]
+    errors = [cdf.distance_of_draws(chains[:, :count].T) for count in EVALUATIONS]
+    return chains.numpy(), torch.stack(errors, -1).numpy()
 
 
 def compute(heads: int, tails: int, prior: str, evaluations: int, seed: int) -> dict[str, object]:
     """One frame; see the panels below for what each channel is."""
-    frame = dict(_gaussians(heads, tails, prior))
+    frame, (chains, errors) = dict(_gaussians(heads, tails, prior)), _mcmc(heads, tails, prior)
     grids = [_grid(heads, tails, prior, count) for count in EVALUATIONS]
-    chains, errors = _mcmc(heads, tails, prior)
     theta = 1 / (1 + np.exp(-chains[seed, :evaluations]))
     frame |= {name: value for name, value in grids[EVALUATIONS.index(evaluations)].items() if name != "error_grid"} | {
         "theta_grid": THETA, "logit_grid": LOGIT, "counts": np.array(EVALUATIONS), "bins": 0.5 * (THETA_BINS[1:] + THETA_BINS[:-1]),
@@ -163,55 +139,44 @@ def _verdict(frame: dict[str, object], evaluations: int) -> str:
 
 def _panels() -> tuple[Panel, ...]:
     on = lambda key: {"methods": key}  # noqa: E731
-    curve = lambda key, **style: Line(x="theta_grid", y=f"curve_{key}", ink=METHODS[key][1], when=on(key), **style)  # noqa: E731
-    error = lambda key, **style: Line(x="counts", y=f"error_{key}", ink=METHODS[key][1], when=on(key), **style)  # noqa: E731
+    marked = lambda kind, key, y="", **style: kind(y=y or f"error_{key}", ink=METHODS[key][1], when=on(key), **style)  # noqa: E731
+    curve = lambda key, **style: marked(Line, key, f"curve_{key}", x="theta_grid", **style)  # noqa: E731
+    error = lambda key, label="", **style: marked(Line, key, x="counts", label=label or METHODS[key][0], aside=True, **style)  # noqa: E731
+    bell = lambda key: Gaussian(params=f"gaussian_{key}", ink=METHODS[key][1], when=on(key), fill=False)  # noqa: E731
+    now = lambda key: marked(Point, key, x="counts", at="evaluations")  # noqa: E731
     return (
         Panel("theta", "The posterior of θ", Axis("θ, the chance of heads", (-0.12, 1.12), ticks=(0, 0.25, 0.5, 0.75, 1)),
               Axis("density", (0.0, 8.0)),
-              (curve("exact", fill=True),
-               Line(x="bins", y="histogram", ink="mcmc", when=on("mcmc"), width=1.0, points=True),
+              (curve("exact", fill=True), marked(Line, "mcmc", "histogram", x="bins", width=1.0, points=True),
                curve("laplace_theta", dashed=True), curve("laplace_logit"), curve("vi")), 0),
         Panel("logit", "On the logit scale", Axis("logit θ", (-6.0, 6.0)), Axis("density", (0.0, 1.8)),
-              (Line(x="logit_grid", y="logit_exact", ink="target", fill=True, when=on("exact")),
-               Stems(x="grid_z", y="grid_p", ink="muted", when=on("grid")),
-               Gaussian(params="gaussian_laplace_logit", ink="laplace", when=on("laplace_logit"), fill=False),
-               Gaussian(params="gaussian_vi", ink="q", when=on("vi"), fill=False)), 1, note="{drawn}"),
+              (marked(Line, "exact", "logit_exact", x="logit_grid", fill=True), marked(Stems, "grid", "grid_p", x="grid_z"),
+               bell("laplace_logit"), bell("vi")), 1, note="{drawn}"),
         Panel("error", "What more evaluations buy", Axis("evaluations of the log joint", (10, 2560), "log", EVALUATIONS),
               Axis("largest error of a P(θ ≤ t)", (1e-5, 1.0), "log"),
-              (error("laplace_theta", dashed=True, label="Laplace, θ", aside=True),
-               error("laplace_logit", label="Laplace, logit", aside=True), error("vi", label="VI", aside=True),
-               error("grid", label="grid", aside=True), Line(x="counts", y="typical_mcmc", ink="mcmc", when=on("mcmc"), label="MCMC", aside=True),
-               Line(x="counts", y="error_mcmc", ink="mcmc", when=on("mcmc"), width=0, points=True),
-               Point(x="counts", y="error_grid", at="evaluations", ink="muted", when=on("grid")),
-               Point(x="counts", y="error_mcmc", at="evaluations", ink="mcmc", when=on("mcmc"))), 2),
+              (error("laplace_theta", "Laplace, θ", dashed=True), error("laplace_logit", "Laplace, logit"), error("vi"), error("grid"),
+               marked(Line, "mcmc", "typical_mcmc", x="counts", label="MCMC", aside=True),
+               marked(Line, "mcmc", x="counts", width=0, points=True), now("grid"), now("mcmc")), 2),
     )
 
 
 def posterior_three_ways(**values: object) -> Explorable:
     """One coin: how far off is each way to its posterior?
 
-    Parameters
-    ----------
     values : where controls stand at first: `heads`, `tails`, `prior`, `evaluations`, `seed`, `methods`.
-
-    Raises
-    ------
-    ExplorableError, TraitError : a value that is not offered.
+    Raises ExplorableError and TraitError (a value that is not offered).
     """
+    step, relative = lambda size: Precision(step=size), lambda share: Precision(relative=share)  # noqa: E731
     labels, inks = ({key: both[i] for key, both in METHODS.items()} for i in (0, 1))
     definition = Definition(
-        name="posterior-three-ways",
-        title="One coin: how far off is each way to its posterior?",
+        name="posterior-three-ways", title="One coin: how far off is each way to its posterior?",
         controls=(
-            Slider("evaluations", "evaluations", EVALUATIONS, 160, "d"),
-            NewNoise("seed", "New noise", SEEDS),
-            Slider("heads", "heads", COUNTS, 6, "d"),
-            Slider("tails", "tails", COUNTS, 1, "d"),
+            Slider("evaluations", "evaluations", EVALUATIONS, 160, "d"), NewNoise("seed", "New noise", SEEDS),
+            Slider("heads", "heads", COUNTS, 6, "d"), Slider("tails", "tails", COUNTS, 1, "d"),
             Choice("prior", "prior of θ", {key: label for key, (label, _) in PRIORS.items()}, "flat"),
             Switches("methods", "methods", labels, tuple(labels), inks),
         ),
-        compute=compute,
-        panels=_panels(),
+        compute=compute, panels=_panels(),
         caption="Heads {heads} times in {tosses}: the posterior is {named}. {verdict}",
         table=Table(labels, (
             Column("mean of θ", "mean_{row}", ".4f"), Column("sd of θ", "sd_{row}", ".4f"),
@@ -219,10 +184,9 @@ def posterior_three_ways(**values: object) -> Explorable:
             Column("largest error of a P(θ ≤ t)", "error_{row}", ".2g", "evaluations", "over all t; the same on every scale"),
         ), inks, "methods"),
         precision={
-            "curve_*": Precision(step=0.02), "logit_exact": Precision(step=0.004), "grid_z": Precision(step=0.01), "grid_p": Precision(step=0.01),
-            "gaussian_*": Precision(step=5e-4), "histogram": Precision(step=0.02), "mean_*": Precision(step=2e-6), "sd_*": Precision(step=2e-6),
-            "evidence_*": Precision(step=2e-6), "error_*": Precision(relative=0.005), "typical_mcmc": Precision(relative=0.02),
-            "missed": Precision(relative=0.005),
+            "curve_*": step(0.02), "logit_exact": step(0.004), "grid_*": step(0.01), "gaussian_*": step(5e-4), "histogram": step(0.02),
+            "mean_*": step(2e-6), "sd_*": step(2e-6), "evidence_*": step(2e-6), "error_*": relative(0.005), "typical_mcmc": relative(0.02),
+            "missed": relative(0.005),
         },
     )
     return Explorable(definition, **values)
