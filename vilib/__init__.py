@@ -25,6 +25,7 @@ from vilib.divergences import (
 )
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.elbo_checking import check_elbo
+from vilib.encoder_checking import check_encoder, check_gap
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, rao_blackwell, rao_blackwell_leave_one_out,
     reweighted_score_function, score_function, score_function_expectation, score_function_mean_baseline, score_function_with,
@@ -50,6 +51,7 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.sensor import sensor_encoder, sensor_gap, sensor_readings, sensor_vae, train_sensor_encoder
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
 from vilib.training import Training, train
@@ -92,6 +94,7 @@ __all__ = [
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
     "ppca", "PPCA", "LinearVAE", "digits",
+    "sensor_vae", "sensor_readings", "train_sensor_encoder", "sensor_encoder", "sensor_gap",
     # the neighbours of variational inference
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
@@ -101,7 +104,7 @@ __all__ = [
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_encoder", "check_gap", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",
