@@ -165,3 +165,9 @@ def test_what_is_no_pair_and_what_nothing_explains():
     assert check_gap(lambda vae, x: both(vae, x)[1]).slip == "shape"
     report = check_gap(lambda vae, x: (both(vae, x)[1] + 0.3, both(vae, x)[2]))
     assert not report and report.slip is None and "No single slip" in str(report)
+
+
+def test_the_whole_is_recognised_beside_a_second_slip():
+    """The whole in the place of the approximation gap, and a split that is wrong too: the first is said first."""
+    mixed = lambda vae, x: (both(vae, x)[0].inference, one_climb(vae, x)[1])  # noqa: E731
+    assert check_gap(mixed).slip == "whole for approximation"
