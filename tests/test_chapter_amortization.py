@@ -101,6 +101,17 @@ def test_own_climbs_arrive_late_and_the_network_early(executed):
     assert table[100][0] > table[100][1] and table[300][0] < table[300][1]
 
 
+def test_the_linear_encoder_is_overtaken_after_some_fifty_gradients(executed):
+    from vilib.sensor import sensor_best, training_readings
+
+    x, vae = training_readings(256), sensor_encoder(0)
+    best = sensor_best()[1]
+    best_elbo = exact_elbo(vae.log_joint(x), best.with_vector(best.vector()[-256:])).mean()
+    linear = {k: (best_elbo - exact_elbo(vae.log_joint(x), sensor_encoder(0, step=16 * k).encode(x)).mean()).item() for k in (30, 100)}
+    own = {row[0]: row[1] for row in map(numbers, output(executed, "own = fit(").splitlines()[1:])}
+    assert own[30] > linear[30] and own[100] < linear[100]
+
+
 def test_an_epoch_is_a_gradient_a_reading():
     assert [step // 16 for step in STEPS] == [0, 1, 3, 10, 30, 100, 300] and 256 // 16 == 16
 
