@@ -15,11 +15,11 @@ ROWS = [
     ["models"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
-    ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae"], ["slips", "climb"],
+    ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
-      "vae_checking", "baseline_checking"], ["one_unknown", "advi", "variance_examples", "along"], ["explorables"],
-    ["book", "coverage"],
+      "vae_checking", "baseline_checking", "encoder_checking"], ["one_unknown", "advi", "variance_examples", "along"],
+    ["explorables"], ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -35,6 +35,7 @@ from vilib.divergences import (
 )
 from vilib.draws import Draws, per_draw, value_and_gradient
 from vilib.elbo_checking import check_elbo
+from vilib.encoder_checking import check_encoder, check_gap
 from vilib.estimators import (
     leave_one_out, optimal_coefficient, pathwise, pathwise_expectation, rao_blackwell, rao_blackwell_leave_one_out,
     reweighted_score_function, score_function, score_function_expectation, score_function_mean_baseline, score_function_with,
@@ -64,6 +65,7 @@ from vilib.quadrature import (
     moments, posterior_density, trapezoid,
 )
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.sensor import sensor_encoder, sensor_gap, sensor_readings, sensor_vae, train_sensor_encoder
 from vilib.simulated import train_on_simulations
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
@@ -114,7 +116,8 @@ __all__ = [
     "Encoder", "BernoulliDecoder", "GaussianDecoder", "mlp", "VAE", "mlp_vae", "DataLogJoint",
     "analytic_kl", "kl_to_standard_normal", "expected_log_prior", "with_model_gradient", "train", "Training", "train_on_simulations",
     "iwae", "doubly_reparameterized", "amortization_gap", "AmortizationGap", "data_log_evidence",
-    "ppca", "PPCA", "LinearVAE", "digits", "digit_vae", "train_digit_vae",
+    "ppca", "PPCA", "LinearVAE", "digits", "digit_vae", "train_digit_vae", "sensor_vae", "sensor_readings",
+    "train_sensor_encoder", "sensor_encoder", "sensor_gap",
     # the neighbours of variational inference
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
@@ -127,6 +130,7 @@ __all__ = [
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
     "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss", "check_leave_one_out",
+    "check_encoder", "check_gap",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,7 @@ class AmortizationGap:
 def amortization_gap(
     vae: VAE, x: Tensor, *, num_steps: int = 200, optimizer: Optimizer | None = None, num_nodes: int | None = None,
     num_samples: int = 8, num_importance: int = 4096, generator: torch.Generator | None = None,
+    starts: Sequence[Gaussian] = (),
 ) -> AmortizationGap:
     """The inference gap of each x_n, (N), split in what the family costs and what the encoder costs.
 
@@ -78,6 +80,9 @@ def amortization_gap(
     replaced by the IWAE bound of that many draws from q*, which lies below it.
 
     num_steps, optimizer: of the climb; by default Adam, its step falling from 0.05 to 0.
+    starts: further q to climb from, of the encoder's family, each with batch shape (N) or none.  A climb finds a hill, not
+    always the highest: where a posterior has several modes, start one at each, and the best of all is q*.  The whole
+    gap does not depend on it, the split does.
     Raises MissingGenerator (D > 2), what :func:`data_log_evidence` raises, and VilibError and ShapeError for data that
     do not fit.
 
@@ -91,38 +96,62 @@ def amortization_gap(
     with torch.no_grad():
         q, log_joint = vae.encode(x), vae.log_joint(x)
     climb = optimizer or adam(0.05, lambda step: 1 - step / max(num_steps, 1))
+    q0 = _with_starts(q, starts)                                           # (K, N): the encoder's q, then the others
     if dim > 2:
         check_generator(generator, x.device)
-        return _by_sampling(log_joint, q, climb, num_steps, num_samples, num_importance, generator)
+        return _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance, generator)
 
     nodes, weights = (rule.to(x.device) for rule in gauss_hermite(dim, num_nodes or {1: 24, 2: 10}[dim]))
-    nodes = nodes.unsqueeze(1).expand(-1, len(x), -1)
+    nodes = nodes[:, None, None].expand(-1, *q0.batch_shape, -1)
 
     def quadrature(log_joint, q, eps):                                     # reconstruction − KL, as analytic_kl
         log_likelihood = evaluate(log_joint.log_likelihood, q.transform(eps))
         return torch.tensordot(weights, log_likelihood, 1) - kl_to_standard_normal(q)
 
     climbed = fit(
-        quadrature, log_joint, q, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
+        quadrature, log_joint, q0, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
         generator=torch.Generator(x.device), noise=lambda *shape, **options: nodes,
     )
     best, best_elbo = _best_on_the_way(climbed)
-    return AmortizationGap(data_log_evidence(vae, x), best_elbo, climbed.elbo[0], q, best, exact=True)
+    return AmortizationGap(data_log_evidence(vae, x), best_elbo, climbed.elbo[0, 0], q, best, exact=True)
+
+
+def _with_starts(q: Gaussian, starts: Sequence[Gaussian]) -> Gaussian:
+    """q and the other starts as one family with R = (K, N)."""
+    vectors = [q.vector()]
+    for k, start in enumerate(starts):
+        if type(start) is not type(q) or start.dim != q.dim or start.batch_shape not in ((), q.batch_shape):
+            raise ShapeError(
+                f"starts: each a {type(q).__name__} of D = {q.dim}, batch shape {tuple(q.batch_shape)} or (), as the "
+                f"encoder's; number {k} is a {type(start).__name__} of D = {start.dim}, batch shape {tuple(start.batch_shape)}."
+            )
+        vectors.append(start.vector().to(q.vector()).expand_as(q.vector()))
+    return q.with_vector(torch.stack(vectors))
 
 
 def _best_on_the_way(climbed: Fit) -> tuple[Gaussian, Tensor]:
     recorded = torch.where(climbed.elbo.isnan(), -math.inf, climbed.elbo)      # nan marks the steps after a failure
-    best_elbo, row = recorded.max(0)
-    return climbed.family.with_vector(climbed.path[row, torch.arange(len(row), device=row.device)]), best_elbo
+    best_elbo, row = recorded.flatten(0, 1).max(0)                             # over the steps of every start
+    return climbed.family.with_vector(climbed.path.flatten(0, 1)[row, torch.arange(len(row), device=row.device)]), best_elbo
 
 
-def _by_sampling(log_joint, q, climb, num_steps, num_samples, num_importance, generator) -> AmortizationGap:
+def _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance, generator) -> AmortizationGap:
     climbed = fit(
-        sticking_the_landing, log_joint, q, num_samples=num_samples, num_steps=num_steps, optimizer=climb,
+        sticking_the_landing, log_joint, q0, num_samples=num_samples, num_steps=num_steps, optimizer=climb,
         generator=generator, record_steps=(),
     )
-    best, elbo, best_elbo, log_w = climbed.q, 0.0, 0.0, []
-    size = max(1, _CHUNK_ELEMENTS // log_joint.x.numel())
+    best = climbed.q
+    size = max(1, _CHUNK_ELEMENTS // (log_joint.x.numel() * len(best.vector())))
+    if len(best.vector()) > 1:                                             # which start is best, on draws of its own
+        each = 0.0
+        for done in range(0, num_importance, size):
+            eps = normal(min(size, num_importance - done), q.batch_shape, q.dim, generator=generator, dtype=torch.float64)
+            each = each + len(eps) * analytic_kl(log_joint, best, eps.unsqueeze(1).expand(-1, *best.batch_shape, -1))
+        chosen = each.argmax(0)
+    else:
+        chosen = torch.zeros(len(q.vector()), dtype=torch.int64, device=q.vector().device)
+    best = q.with_vector(best.vector()[chosen, torch.arange(len(chosen), device=chosen.device)])
+    elbo, best_elbo, log_w = 0.0, 0.0, []
     for done in range(0, num_importance, size):
         count = min(size, num_importance - done)
         eps = normal(count, q.batch_shape, q.dim, generator=generator, dtype=torch.float64)
