@@ -14,7 +14,7 @@ ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"], ["models"],
     ["quadrature", "control_variates", "divergences", "networks", "tables"], ["bound", "estimators"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc"], ["training", "amortization_gap"], ["linear_vae"],
-    ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "examples"], ["one_unknown", "advi", "reference", "side_by_side"],
+    ["slips", "climb"], ["checking", "starts"], ["elbo_checking", "checking_mcmc", "checking_model", "examples"], ["one_unknown", "advi", "reference", "side_by_side"],
     ["explorables"], ["book"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -12,6 +12,7 @@ from vilib.amortized import (
 from vilib.bound import ElboTerms, elbo_terms, log_weights_at
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
+from vilib.checking_model import check_model
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,
@@ -49,7 +50,11 @@ from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
     moments, posterior_density, trapezoid,
 )
+from vilib.reference import (
+    Marginal, eight_schools_marginal, kidiq_marginal, mixture_of_two, reference_marginal, transformed_moments,
+)
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
+from vilib.side_by_side import Tempered, optimizers_side_by_side
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
 from vilib.training import Training, train
@@ -83,6 +88,7 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
+    "optimizers_side_by_side", "Tempered",
     # a model in, its posterior out
     "advi", "Posterior",
     # how good is a q?
@@ -97,11 +103,12 @@ __all__ = [
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
     "log_evidence", "posterior_density", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms", "log_weights_at",
+    "mixture_of_two", "reference_marginal", "kidiq_marginal", "eight_schools_marginal", "transformed_moments", "Marginal",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "moment_matched_gaussian",
     "stationary_gaussians", "StationaryPoint",
     # checks and errors
-    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "Report", "BiasedEstimator",
+    "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_model", "Report", "BiasedEstimator",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",
