@@ -132,8 +132,8 @@ def compute(model: str, family: str, draws: int, optimizer: str, step_size: floa
 
 
 def _verdict(gap: float, spread: float, narrowest: float) -> str:
-    if not gap < 1:
-        return "Its steps threw it out." if not gap < 100 else "It has not arrived."
+    if not gap < 0.05 + 2 * spread / 1000**0.5:
+        return "It has not arrived." if gap < 100 else "Its steps threw it out."
     said = "It has arrived."
     if narrowest < 0.5:
         said = "It has arrived, and a width is less than half of the reference's all the same: the family's doing, not the fit's."
