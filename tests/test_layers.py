@@ -18,8 +18,9 @@ ROWS = [
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
-      "vae_checking", "baseline_checking", "encoder_checking"], ["one_unknown", "advi", "variance_examples", "along"],
-    ["explorables"], ["book", "coverage"],
+      "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
+    ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side"], ["explorables"],
+    ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -19,6 +19,7 @@ from vilib.cavi import (
 from vilib.cavi_checking import check_coordinate_update
 from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
+from vilib.checking_model import check_model
 from vilib.checking_transforms import check_transform
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
@@ -64,8 +65,12 @@ from vilib.quadrature import (
     Moments, additive_moments, best_gaussian, exact_elbo, exact_gradient, expectation, gauss_hermite, log_evidence,
     moments, posterior_density, trapezoid,
 )
+from vilib.reference import (
+    Marginal, eight_schools_marginal, kidiq_marginal, mixture_of_two, reference_marginal, transformed_moments,
+)
 from vilib.replicates import GradientSummary, gradient_replicates, summarize
 from vilib.sensor import sensor_encoder, sensor_gap, sensor_readings, sensor_vae, train_sensor_encoder
+from vilib.side_by_side import Tempered, optimizers_side_by_side
 from vilib.simulated import train_on_simulations
 from vilib.supports import OrderedTransform, SimplexTransform, ordered
 from vilib.tables import Table, tabulate
@@ -104,7 +109,7 @@ __all__ = [
     "nested_gradients", "nested_study", "gradient_from_draws", "tabulate", "Table",
     # fits
     "fit", "Fit", "Optimizer", "sgd", "rmsprop", "adagrad", "adam", "robbins_monro",
-    "along", "Along", "path_or_gaps", "steps_to_within",
+    "along", "Along", "path_or_gaps", "steps_to_within", "optimizers_side_by_side", "Tempered",
     # a model in, its posterior out
     "advi", "Posterior",
     # how good is a q?
@@ -122,15 +127,16 @@ __all__ = [
     "laplace", "Laplace", "metropolis", "metropolis_step", "Chains",
     # exact answers
     "expectation", "exact_gradient", "exact_elbo", "moments", "Moments", "additive_moments", "best_gaussian",
-    "log_evidence", "posterior_density", "DistributionFunction", "trapezoid", "gauss_hermite", "elbo_terms", "ElboTerms",
-    "log_weights_at",
+    "log_evidence", "posterior_density", "DistributionFunction", "trapezoid", "gauss_hermite", "elbo_terms",
+    "ElboTerms", "log_weights_at", "mixture_of_two", "reference_marginal", "kidiq_marginal", "eight_schools_marginal",
+    "transformed_moments", "Marginal",
     # divergences
     "gaussian_kl", "reverse_kl", "forward_kl", "monte_carlo_kl", "monte_carlo_kl_k3", "monte_carlo_forward_kl",
     "moment_matched_gaussian", "stationary_gaussians", "StationaryPoint", "log_ratio_moments", "LogRatioMoments",
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
     "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss", "check_leave_one_out",
-    "check_encoder", "check_gap",
+    "check_encoder", "check_gap", "check_model",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

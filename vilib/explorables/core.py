@@ -211,27 +211,38 @@ class Rule(Mark):
     at: str = ""
 
 
+#: Maps that a Gaussian mark or an ellipse may be drawn through, from the unconstrained scale to the axes': u → sigmoid(u);
+#: (u, v) → (u, exp v); (u, v) → (u, u + exp v).
+THROUGH = {"Gaussian": ("", "sigmoid"), "Ellipse": ("", "exp", "ordered")}
+
+
 @dataclass(frozen=True)
 class Gaussian(Mark):
     """The density of N(mean, sd²); the channel `params` holds the mean at every time, then the sd at every time.
 
-    `at` names the `Play` that picks the time; the peak leaves a trail. `height` scales the density.
+    `at` names the `Play` that picks the time; the peak leaves a trail. `height` scales the density. `through="sigmoid"` draws
+    the density of sigmoid(u) for u ~ N(mean, sd²).
     """
 
     params: Channel = ""
     at: str = ""
     fill: bool = True
     height: float = 1.0
+    through: str = ""
 
 
 @dataclass(frozen=True)
 class Ellipse(Mark):
-    """`m + r L u` over the unit circle u, for each r in `radii`; `params` holds m₁ at every time, then m₂, L₁₁, L₂₁, L₂₂."""
+    """`m + r L u` over the unit circle u, for each r in `radii`; `params` holds m₁ at every time, then m₂, L₁₁, L₂₁, L₂₂.
+
+    `through` (see `THROUGH`) draws its image on a scale where it is no ellipse; the mass inside stays what it was.
+    """
 
     params: Channel = ""
     at: str = ""
     radii: tuple[float, ...] = (1.0, 2.0)
     fill: bool = False
+    through: str = ""
 
 
 @dataclass(frozen=True)
@@ -403,6 +414,9 @@ class Definition:
         where = f"panel {panel.name!r}, mark {type(mark).__name__}"
         if mark.ink not in INKS:
             raise ExplorableError(f"{where}: ink {mark.ink!r} is unknown; choose one of {list(INKS)}")
+        known = THROUGH.get(type(mark).__name__, ("",))
+        if getattr(mark, "through", "") not in known:
+            raise ExplorableError(f"{where}: no map through {mark.through!r}; choose one of {list(known)}")
         self._check_names(where, [*mark.when, *filter(None, (getattr(mark, key, "") for key in ("at", "until")))])
 
     def _check_names(self, where: str, used: Sequence[str] | Mapping[str, Any]) -> None:

@@ -137,18 +137,23 @@ def _rule(axes: Axes, mark: Rule, frame: Frame, place: Place, color: str) -> Non
         axes.axhline(frame[mark.y][0], **style)
 
 
+#: From the unconstrained scale to the axes': for curves the place x and |du/dx| there, for the plane both coordinates.
+_SCALE = {"": lambda u: (u, 1.0), "sigmoid": lambda u: (1 / (1 + np.exp(-u)), 2 + 2 * np.cosh(u))}
+_PLANE = {"": lambda u, v: (u, v), "exp": lambda u, v: (u, np.exp(v)), "ordered": lambda u, v: (u, u + np.exp(v))}
+
+
 def _gaussian(axes: Axes, mark: Gaussian, frame: Frame, place: Place, color: str) -> None:
     mean, sd = frame[mark.params].reshape(2, -1)[:, place(mark.at)]
-    x = np.linspace(*axes.get_xlim(), 200)
-    y = mark.height * np.exp(-0.5 * ((x - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
-    axes.plot(x, y, color=color)
+    u = mean + sd * np.linspace(-4.5, 4.5, 200)
+    x, slope = _SCALE[mark.through](u)
+    axes.plot(x, mark.height * np.exp(-0.5 * ((u - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi)) * slope, color=color)
 
 
 def _ellipse(axes: Axes, mark: Ellipse, frame: Frame, place: Place, color: str) -> None:
     m1, m2, l11, l21, l22 = frame[mark.params].reshape(5, -1)[:, place(mark.at)]
     turn = np.linspace(0, 2 * np.pi, 120)
     for radius in mark.radii:
-        x, y = m1 + radius * l11 * np.cos(turn), m2 + radius * (l21 * np.cos(turn) + l22 * np.sin(turn))
+        x, y = _PLANE[mark.through](m1 + radius * l11 * np.cos(turn), m2 + radius * (l21 * np.cos(turn) + l22 * np.sin(turn)))
         if mark.fill:
             axes.fill(x, y, color=color, alpha=0.15)
         else:

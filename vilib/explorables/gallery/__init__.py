@@ -1,5 +1,6 @@
 """The book's own explorables, one file each; every function here returns a fresh one, ready to show."""
 
+from .advi_lab import advi_lab
 from .amortization_gap import amortization_gap
 from .control_variate import control_variate
 from .elbo_bars import elbo_bars
@@ -12,6 +13,6 @@ from .mean_field_ellipse import mean_field_ellipse
 from .posterior_three_ways import posterior_three_ways
 
 __all__ = [
-    "amortization_gap", "control_variate", "elbo_bars", "fit_race", "gradient_variance", "jacobian", "kl_directions",
-    "latent_map", "mean_field_ellipse", "posterior_three_ways",
+    "advi_lab", "amortization_gap", "control_variate", "elbo_bars", "fit_race", "gradient_variance", "jacobian",
+    "kl_directions", "latent_map", "mean_field_ellipse", "posterior_three_ways",
 ]

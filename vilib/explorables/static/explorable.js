@@ -170,6 +170,17 @@ globalThis.vilibExplorables ??= (() => {
     return Array.from({ length: width }, (_, k) => values[k * count + i] * (1 - share) + values[k * count + j] * share);
   }
 
+  /** From the unconstrained scale to the axes': for curves the place and |du/dx| there, for the plane both coordinates. */
+  const SCALE = {
+    "": (u) => [u, 1],
+    sigmoid: (u) => { const x = 1 / (1 + Math.exp(-u)); return [x, 1 / (x * (1 - x))]; },
+  };
+  const PLANE = {
+    "": (u, v) => [u, v],
+    exp: (u, v) => [u, Math.exp(v)],
+    ordered: (u, v) => [u, u + Math.exp(v)],
+  };
+
   const DRAW = {
     line(mark, c) {
       const xs = Array.from(c.frame.get(mark.x), c.x), ys = Array.from(c.frame.get(mark.y), c.y);
@@ -298,12 +309,16 @@ globalThis.vilibExplorables ??= (() => {
       const time = mark.at ? c.time(mark.at) : 0;
       const [mean, sd] = between(values, 2, time);
       if (!Number.isFinite(mean + sd)) return ""; // a fit that failed is nowhere
-      const peak = (s) => (mark.height ?? 1) / (s * Math.sqrt(2 * Math.PI));
+      const scale = SCALE[mark.through || ""];
+      const density = (m, s, u) => { // where m + s u is drawn
+        const [x, slope] = scale(m + s * u);
+        return [c.x(x), c.y(((mark.height ?? 1) / (s * Math.sqrt(2 * Math.PI))) * Math.exp(-0.5 * u * u) * slope)];
+      };
       const xs = [], ys = [];
       for (let i = 0; i <= 160; i++) {
-        const u = -4.5 + (9 * i) / 160;
-        xs.push(c.x(mean + sd * u));
-        ys.push(c.y(peak(sd) * Math.exp(-0.5 * u * u)));
+        const [x, y] = density(mean, sd, -4.5 + (9 * i) / 160);
+        xs.push(x);
+        ys.push(y);
       }
       const base = round(c.y(c.base));
       let out = "";
@@ -311,12 +326,13 @@ globalThis.vilibExplorables ??= (() => {
       if (mark.at) { // the trail of the peak
         const tx = [], ty = [];
         const count = values.length / 2;
-        for (let i = 0; i <= Math.floor(time); i++) { tx.push(c.x(values[i])); ty.push(c.y(peak(values[count + i]))); }
-        tx.push(c.x(mean)); ty.push(c.y(peak(sd)));
+        const along = Array.from({ length: Math.floor(time) + 1 }, (_, i) => [values[i], values[count + i]]);
+        for (const [m, s] of [...along, [mean, sd]]) { const [x, y] = density(m, s, 0); tx.push(x); ty.push(y); }
         out += `<path d="${path(tx, ty)}" fill="none" style="stroke:${ink(mark.ink)}" stroke-width="1" stroke-opacity=".7"/>` +
           `<path d="${marker(mark.ink, tx.at(-1), ty.at(-1), 3.5 * c.weight)}" style="fill:${ink(mark.ink)}"/>`;
       }
-      if (mark.label) c.text(c.x(mean) + 6, c.y(peak(sd)) - 4, mark.label, mark.ink, "start");
+      const [px, py] = density(mean, sd, 0);
+      if (mark.label) c.text(px + 6, py - 4, mark.label, mark.ink, "start");
       return out + `<path d="${path(xs, ys)}" fill="none" style="stroke:${ink(mark.ink)}" stroke-width="${2.2 * c.weight}" stroke-dasharray="${DASH[mark.ink] || ""}"/>`;
     },
     ellipse(mark, c) {
@@ -324,13 +340,15 @@ globalThis.vilibExplorables ??= (() => {
       const time = mark.at ? c.time(mark.at) : 0;
       const [m1, m2, l11, l21, l22] = between(values, 5, time);
       if (!Number.isFinite(m1 + m2 + l11 + l21 + l22)) return "";
+      const plane = PLANE[mark.through || ""];
       let out = "";
       for (const r of mark.radii ?? [1, 2]) {
         const xs = [], ys = [];
         for (let i = 0; i <= 90; i++) {
           const a = (2 * Math.PI * i) / 90;
-          xs.push(c.x(m1 + r * l11 * Math.cos(a)));
-          ys.push(c.y(m2 + r * (l21 * Math.cos(a) + l22 * Math.sin(a))));
+          const [x, y] = plane(m1 + r * l11 * Math.cos(a), m2 + r * (l21 * Math.cos(a) + l22 * Math.sin(a)));
+          xs.push(c.x(x));
+          ys.push(c.y(y));
         }
         out += mark.fill
           ? `<path d="${path(xs, ys)}z" style="fill:${ink(mark.ink)}" fill-opacity=".16"/>`
@@ -339,8 +357,8 @@ globalThis.vilibExplorables ??= (() => {
       if (mark.at) {
         const tx = [], ty = [];
         const count = values.length / 5;
-        for (let i = 0; i <= Math.floor(time); i++) { tx.push(c.x(values[i])); ty.push(c.y(values[count + i])); }
-        tx.push(c.x(m1)); ty.push(c.y(m2));
+        const along = Array.from({ length: Math.floor(time) + 1 }, (_, i) => [values[i], values[count + i]]);
+        for (const [u, v] of [...along, [m1, m2]]) { const [x, y] = plane(u, v); tx.push(c.x(x)); ty.push(c.y(y)); }
         out += `<path d="${path(tx, ty)}" fill="none" style="stroke:${ink(mark.ink)}" stroke-width="1.2" stroke-opacity=".7"/>` +
           `<path d="${marker(mark.ink, tx.at(-1), ty.at(-1), 3.5 * c.weight)}" style="fill:${ink(mark.ink)}"/>`;
       }
