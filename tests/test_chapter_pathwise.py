@@ -122,6 +122,7 @@ def test_every_cell_and_every_solution_runs(executed):
 # ---- derivations -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("0.5")
 def test_change_of_variables_of_the_expectation():
     """eq:reparameterisation: E_q[f(z)] by integrating over z equals E_ε[f(μ + σε)]."""
     q, z = gaussian(0.3, 0.7), torch.linspace(-12, 12, 20001, dtype=torch.float64).unsqueeze(-1)
@@ -130,6 +131,7 @@ def test_change_of_variables_of_the_expectation():
     assert torch.allclose(over_z, expectation(f, q), atol=1e-12)
 
 
+@pytest.mark.covers("0.5")
 def test_change_of_variables_in_two_dimensions():
     """eq:pw-mass for a full-rank Gaussian: q(T(ε)) |det L| = p(ε), at every ε."""
     q = FullRankGaussian(torch.tensor([0.5, -1.0]).double(), torch.tensor([[0.2, 9.0], [-0.7, -0.4]]).double())
@@ -140,6 +142,7 @@ def test_change_of_variables_in_two_dimensions():
 
 
 @pytest.mark.parametrize("term", ["likelihood", "prior"])
+@pytest.mark.covers("0.6")
 def test_each_term_has_its_own_unbiased_average_and_less_noise_by_the_path(term):
     """eq:pw-monte-carlo on the logistic regression at N(−1, 1); the variances by quadrature."""
     likelihood = lambda z: torch.nn.functional.logsigmoid(z[..., 0])  # noqa: E731
@@ -158,6 +161,7 @@ def test_each_term_has_its_own_unbiased_average_and_less_noise_by_the_path(term)
     assert torch.allclose(both, gradient_of(pathwise_expectation, together, q, eps), rtol=1e-10)
 
 
+@pytest.mark.covers("4.3")
 def test_an_encoder_s_weights_get_the_gradient_of_the_two_lines():
     """eq:pw-encoder-gradient by finite differences in one weight, on the same noise."""
     x = torch.linspace(-2, 2, 6, dtype=torch.float64).unsqueeze(-1)
@@ -184,6 +188,7 @@ def test_square_has_gradient_two_mu():
     assert exact_gradient(lambda z: z[..., 0] ** 2, gaussian(1.3, 0.8))[0].item() == pytest.approx(2.6)
 
 
+@pytest.mark.covers("1.7", "2.11")
 def test_hand_gradient_is_autodiff():
     """eq:gaussian-by-hand on the logistic regression with x = y = 1, whose slope is 1 − sigmoid(z) − z."""
     model, q = logistic_one_coefficient(), gaussian(-1.0, 1.35)
@@ -241,6 +246,7 @@ def test_variance_at_the_best_mean_field_q():
 # ---- the naive loss --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("3.7")
 def test_naive_loss_same_value_no_gradient():
     model, q = logistic_one_coefficient(), gaussian(-2.0, 1.0)
     eps = normal(1000, (), 1, generator=seeded(2), dtype=torch.float64)
@@ -309,6 +315,7 @@ def test_cubic_of_the_bump():
     assert v["pathwise"][0].item() == pytest.approx(v["score_function"][0].item(), rel=1e-9)
 
 
+@pytest.mark.covers("2.13")
 def test_a_jump_is_invisible_to_the_path():
     jump = lambda z: 0.5 * (1 + torch.sign(z[..., 0]))  # noqa: E731
     runs = gradient_replicates(
@@ -326,6 +333,7 @@ def test_where_differentiates_both_branches():
 # ---- orders of noise in the text and in the figures ------------------------------------------------------------------
 
 
+@pytest.mark.covers("2.13")
 def test_five_estimators_change_places():
     model = logistic_one_coefficient()
     far = moments(model, gaussian(-2.0, 1.0), elbo=True).variances(8)
@@ -342,6 +350,7 @@ def test_five_estimators_change_places():
 # ---- the variance figure ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("2.12")
 def test_gamma_panels():
     """At the first step the path is quietest; at the best q the order is turned round, by the closed form of the text."""
     gamma = gamma_target(10.0, 10.0)
@@ -364,6 +373,7 @@ def test_log_evidence_is_paid_for_by_the_plain_score_function_alone():
     assert added == pytest.approx(10 * 3.0**2, rel=0.01) and abs(mean_f) < 0.01
 
 
+@pytest.mark.covers("2.12")
 def test_the_figure_s_points_lie_on_its_lines_and_in_its_order(executed):
     _, space = executed
     counts = np.array(space["counts"])
