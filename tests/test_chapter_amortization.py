@@ -93,6 +93,7 @@ def test_every_cell_and_every_solution_runs(executed):
 # ---- climbs and network ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("2.14", "2.15")
 def test_own_climbs_arrive_late_and_the_network_early(executed):
     own = [numbers(line) for line in output(executed, "own = fit(").splitlines()[1:]]
     assert own[-1][0] == 300 and own[-1][2] == 89                                               # "all but a tenth"
@@ -117,6 +118,7 @@ def test_an_epoch_is_a_gradient_a_reading():
     assert [step // 16 for step in STEPS] == [0, 1, 3, 10, 30, 100, 300] and 256 // 16 == 16
 
 
+@pytest.mark.covers("2.15")
 def test_the_gap_falls_with_width_and_fresh_data_agree(executed):
     rows = [numbers(line)[-2:] for line in output(executed, "hidden units    amortisation gap").splitlines()[2:]]
     training, fresh = zip(*rows)
@@ -362,3 +364,12 @@ def test_the_kl_of_the_theorem():
     by_formula = 0.5 * ((precision.diagonal() * sigma2).sum() - 2 - torch.logdet(precision) - sigma2.log().sum() + d @ precision @ d)
     q, p = torch.distributions.MultivariateNormal(mu, torch.diag(sigma2)), torch.distributions.MultivariateNormal(mu_x, precision_matrix=precision)
     assert by_formula.item() == pytest.approx(torch.distributions.kl_divergence(q, p).item())
+
+
+@pytest.mark.covers("1.8")
+def test_an_encoder_trained_on_simulated_pairs_has_each_posterior_s_mean_and_sd(executed):
+    rows = [numbers(line) for line in output(executed, "forward = sensor_vae(32").splitlines()[1:]]
+    assert [row[0] for row in rows] == [-1, 2, 3]
+    for _, mean, sd, forward_mean, forward_sd, elbo_mean, elbo_sd in rows:
+        assert abs(forward_mean - mean) < 0.2 * sd and abs(forward_sd / sd - 1) < 0.15
+    assert rows[1][-1] < 0.6 * rows[1][2], "by the ELBO, one hill"
