@@ -43,6 +43,7 @@ def fit_quietly(*args, **options) -> Posterior:
 # ---- exact answers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("1.3", "3.9")
 def test_a_coin_on_the_logit_scale():
     """At the optimum E_q[θ] = α/(α + β) exactly and s² = 1/((α + β) E_q[θ(1 − θ)]): Beta(16, 14) gives m 0.137999, s 0.372017."""
     found = advi(coin(), generator=seeded(), tolerance=0.005, num_draws=40_000)
@@ -55,6 +56,7 @@ def test_a_coin_on_the_logit_scale():
     assert found.sd["p"].item() == pytest.approx(0.089603, rel=0.03)
 
 
+@pytest.mark.covers("1.3")
 def test_a_model_without_its_jacobian_gets_another_coin():
     """The mutant that every ADVI must not be: it finds the normal nearest to the density of θ, not to that of logit θ."""
     class NoJacobian(Model):
@@ -77,6 +79,7 @@ def regression():
     return model, torch.linalg.solve(precision, x.mT @ y / 0.49), precision, evidence.log_prob(y).item()
 
 
+@pytest.mark.covers("3.9")
 def test_full_rank_is_exact_for_a_linear_regression_with_known_noise():
     model, mean, precision, evidence = regression()
     found = advi(model, family=FullRankGaussian, generator=seeded(), tolerance=1e-3)
@@ -86,6 +89,7 @@ def test_full_rank_is_exact_for_a_linear_regression_with_known_noise():
     assert found.elbo.item() == pytest.approx(evidence, abs=1e-3) and found.elbo_standard_error < 1e-3
 
 
+@pytest.mark.covers("1.5")
 def test_mean_field_has_the_conditional_sds_of_a_linear_regression_and_its_gap():
     """Reverse KL: means exact, σ_i² = 1/Λ_ii, and an ELBO below the evidence by ½(Σ log Λ_ii − log |Λ|)."""
     model, mean, precision, evidence = regression()
@@ -245,6 +249,7 @@ def two_hills() -> Model:
     return Model(lambda t: torch.logsumexp(weights + Normal(tensor(-6.0, 6.0), tensor(1.0, 1.0)).log_prob(t["x"]), 0), {"x": constraints.real})
 
 
+@pytest.mark.covers("2.16")
 def test_tempering_leaves_a_small_hill_for_the_large_one_and_ends_on_the_elbo_itself():
     init = MeanFieldGaussian(tensor(-6.0), tensor(0.0))
     trapped = advi(two_hills(), init=init, generator=seeded())
@@ -277,6 +282,7 @@ def test_a_power_climbs_the_tempered_objective():
     {"schedule": robbins_monro(0.7, 200)}, {"optimizer": rmsprop, "step_size": 0.02}, {"optimizer": adagrad, "step_size": 0.2},
     {"optimizer": sgd}, {"optimizer": lambda rate, schedule: lambda params: torch.optim.Adam(params, lr=rate)}, {"dtype": torch.float32},
 ], ids=lambda options: ", ".join(options) + getattr(options.get("estimator"), "__name__", ""))
+@pytest.mark.covers("1.6", "2.16")
 def test_estimators_noises_optimisers_and_schedules_arrive(options):
     found = advi(coin(), generator=seeded(), **options)
     assert found.converged and found.q.mean.item() == pytest.approx(0.138, abs=0.05) and found.q.stddev.item() == pytest.approx(0.372, rel=0.1)
