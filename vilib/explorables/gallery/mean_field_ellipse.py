@@ -133,8 +133,8 @@ def mean_field_ellipse(**values: object) -> Explorable:
         name="mean-field-ellipse", title="What does independence cost?",
         controls=(
             Slider("rho", "the posterior's correlation, ρ", RHOS, 0.8, ".2f", wide=True),
-            Choice("direction", "closest by", DIRECTIONS, "reverse"), Choice("family", "family of q", FAMILIES, "mean_field"),
             NewNoise("seed", "New draws", SEEDS),
+            Choice("direction", "closest by", DIRECTIONS, "reverse"), Choice("family", "family of q", FAMILIES, "mean_field"),
         ),
         compute=compute, panels=_panels(), caption="ρ = {rho_now:.2f}. {verdict}",
         table=Table({"now": "this q", **ROWS}, (
