@@ -7,9 +7,9 @@ import torch
 from helpers import gaussian, mean_field, seeded, tensor
 
 from vilib import (
-    MeanFieldGaussian, VilibError, adam, along, correlated_gaussian, eight_schools, exact_elbo, fit, gauss_hermite, gaussian_kl,
-    gaussian_target, gradient_replicates, hidden_sign, logistic_one_coefficient, moments, pathwise, steps_to_within, tabulate, trapezoid,
-    two_component_mixture,
+    MeanFieldGaussian, VilibError, adam, along, correlated_gaussian, eight_schools, exact_elbo, fit, gauss_hermite,
+    gaussian_kl, gaussian_target, gradient_replicates, hidden_sign, logistic_one_coefficient, moments, path_or_gaps,
+    pathwise, score_function, sgd, steps_to_within, tabulate, trapezoid, two_component_mixture,
 )
 
 close = torch.testing.assert_close
@@ -44,7 +44,8 @@ def test_the_variance_is_that_of_replicates():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 2e6, -2e6])
 def test_a_lost_q_is_a_gap_and_disturbs_no_other(bad):
     q = MeanFieldGaussian(tensor(0.3, bad, -1.0).unsqueeze(-1), tensor(0.1, 0.0, -0.5).unsqueeze(-1))
-    there, alone = along(gaussian_target(), q, "pathwise", 2), along(gaussian_target(), MeanFieldGaussian(q.mu[::2], q.omega[::2]), "pathwise", 2)
+    others = MeanFieldGaussian(q.mu[::2], q.omega[::2])
+    there, alone = (along(gaussian_target(), each, "pathwise", 2) for each in (q, others))
     for name in ("elbo", "kl", "variance", "mean", "stddev"):
         value = getattr(there, name)
         assert value[1].isnan().all() and value[::2].equal(getattr(alone, name))
@@ -61,7 +62,8 @@ def test_a_table_changes_nothing_within_and_is_not_asked_without():
     x = torch.linspace(-2, 2, 24, dtype=torch.float64)
     example = logistic_one_coefficient(x, (x > 0.3).double())
     table, rule = tabulate(example, -32.0, 32.0, 4097), lambda dim: trapezoid(dim, 193)
-    q = MeanFieldGaussian(tensor(0.0, 1.0, 31.0, -300.0).unsqueeze(-1), tensor(0.0, -1.0, 0.0, 4.0).unsqueeze(-1))      # two reach out
+    mu, omega = tensor(0.0, 1.0, 31.0, -300.0), tensor(0.0, -1.0, 0.0, 4.0)                        # two reach out
+    q = MeanFieldGaussian(mu.unsqueeze(-1), omega.unsqueeze(-1))
     for name in ("score_function", "pathwise", "sticking_the_landing"):
         by_table, by_model = along(example, q, name, 2, rule, table), along(example, q, name, 2, rule)
         close(by_table.elbo, by_model.elbo, rtol=1e-8, atol=1e-7)
@@ -117,4 +119,16 @@ def test_a_fit_looked_at_from_its_start_to_its_end():
     assert there.elbo.shape == (16, 6) and (first > 0).all() and (first <= 300).all()
     for k, step in enumerate(first.tolist()):
         before = there.elbo[done.steps < step, k]
-        assert (before <= example.best[1] - 0.05).all() and there.elbo[done.steps == step, k].item() > example.best[1] - 0.05
+        assert (before <= example.best[1] - 0.05).all()
+        assert there.elbo[done.steps == step, k].item() > example.best[1] - 0.05
+
+
+def test_a_path_is_that_of_fit_and_a_gap_where_all_fail():
+    example, q0 = logistic_one_coefficient(), gaussian(-2.0).expand(4)
+    options = {"num_samples": 2, "num_steps": 30, "record_steps": [0, 10, 30]}
+    done = fit(pathwise, example, q0, optimizer=sgd(0.05), generator=seeded(1), **options)
+    path, failed = path_or_gaps(pathwise, example, q0, optimizer=sgd(0.05), generator=seeded(1), **options)
+    assert path.equal(done.path) and not failed.any()
+    path, failed = path_or_gaps(score_function, example, q0, optimizer=sgd(1e12), generator=seeded(1), **options)
+    assert path.shape == (3, 4, 2) and path.isnan().all() and failed.all() and path.dtype == torch.float64
+    assert along(example, q0.with_vector(path), "score_function", 2).elbo.isnan().all()

@@ -17,7 +17,7 @@ from vilib import (
     Encoder, FullRankGaussian, MeanFieldGaussian, check_unbiased, correlated_gaussian, cosine_cost, exact_gradient,
     expectation, exponential_cost, fit, gamma_target, gaussian_target, gradient_replicates, logistic_one_coefficient, mlp,
     moments, normal, pathwise, pathwise_expectation, per_draw, quadratic_cost, score_function_expectation, sgd,
-    simulated_tanh_regression, standard_normal_prior, sticking_the_landing, summarize, total_derivative,
+    simulated_tanh_regression, standard_normal_prior, sticking_the_landing, summarize, total_derivative, trapezoid,
 )
 from vilib.explorables.gallery.fit_race import compute, fit_race
 
@@ -360,6 +360,20 @@ def test_gamma_panels():
     assert end["pathwise"][0].item() == pytest.approx(100 * math.expm1(0.1), rel=1e-9)
     assert [round(end[name][0].item(), 2) for name in ("score_function", "pathwise", "sticking_the_landing")] == [1.24, 10.52, 0.52]
     assert end["optimal_baseline"][0] == pytest.approx(end["score_function"][0].item(), rel=1e-3)
+
+
+def test_the_score_function_s_variance_is_made_by_rare_draws():
+    """The kurtosis of one draw at the best q, by quadrature."""
+    gamma = gamma_target(10.0, 10.0)
+    q, (eps, weights) = gamma.best[0], trapezoid(1)
+    z = q.transform(eps)
+    score = (gamma(z) - q.log_prob(z)) * q.score(z)[:, 0]
+    path = gamma.slope(z)[:, 0]
+    kurtosis = []
+    for term in (score, path):
+        away = term - weights @ term
+        kurtosis.append((weights @ away**4 / (weights @ away**2) ** 2).item())
+    assert kurtosis == pytest.approx([818, 4.86], rel=0.01)
 
 
 def test_log_evidence_is_paid_for_by_the_plain_score_function_alone():

@@ -8,7 +8,7 @@ from helpers import gaussian, seeded, tensor
 from torch.distributions import Gamma, Normal
 
 from vilib import (
-    ShapeError, VilibError, best_gaussian, exact_elbo, exact_gradient, expectation, gamma_target, log_evidence, moments,
+    MissingGenerator, ShapeError, VilibError, best_gaussian, exact_elbo, exact_gradient, expectation, gamma_target, log_evidence, moments,
     simulated_tanh_regression, tanh_regression,
 )
 
@@ -95,9 +95,12 @@ def test_simulated_data_are_of_the_model():
     assert x.shape == (20_000, 100) and model.dim == 100 and y.dtype == torch.float64
     noise, n = y - (x @ beta).tanh(), len(y)
     assert abs(noise.mean().item()) < 5 / n**0.5 and abs(noise.var().item() - 1) < 5 * (2 / n) ** 0.5
-    assert (x @ beta).var().item() == pytest.approx(beta.square().mean().item(), rel=5 * (2 / n) ** 0.5)      # of order one
-    same = simulated_tanh_regression(100, 20_000, generator=seeded(3))
-    assert torch.equal(same.data["y"], y) and not torch.equal(simulated_tanh_regression(generator=seeded(4)).data["y"][:9], y[:9])
+    of_order_one = beta.square().mean().item()
+    assert (x @ beta).var().item() == pytest.approx(of_order_one, rel=5 * (2 / n) ** 0.5)
+    same, other = (simulated_tanh_regression(100, 20_000, generator=seeded(k)) for k in (3, 4))
+    assert torch.equal(same.data["y"], y) and not torch.equal(other.data["y"], y)
+    with pytest.raises(MissingGenerator, match="generator: expected a torch.Generator, got None"):
+        simulated_tanh_regression(generator=None)
 
 
 @pytest.mark.parametrize(("x", "y"), [((7,), (7,)), ((7, 3), (3,)), ((7, 3), (7, 1))])
