@@ -126,7 +126,7 @@ def test_the_gap_falls_with_width_and_fresh_data_agree(executed):
 
 
 def test_by_heart_is_not_for_fresh_readings(executed):
-    out = output(executed, "training readings\")\n    print(f\"{count} readings")
+    out = output(executed, "{count} readings: {pairs}")
     pairs = [tuple(map(float, pair.split("→"))) for pair in out.splitlines()[1].split(":")[1].split(",")]
     seen, new = zip(*pairs)
     assert list(seen) == sorted(seen, reverse=True) and seen[-1] < 0.04
