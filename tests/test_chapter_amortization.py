@@ -128,7 +128,7 @@ def test_the_gap_falls_with_width_and_fresh_data_agree(executed):
 
 
 def test_by_heart_is_not_for_fresh_readings(executed):
-    out = output(executed, "training readings\")\n    print(f\"{count} readings")
+    out = output(executed, "{count} readings: {pairs}")
     pairs = [tuple(map(float, pair.split("→"))) for pair in out.splitlines()[1].split(":")[1].split(",")]
     seen, new = zip(*pairs)
     assert list(seen) == sorted(seen, reverse=True) and seen[-1] < 0.04
@@ -261,7 +261,7 @@ def test_the_model_bends():
 
 
 def loss_at(x: float, width: int, step: int = 4800, readings: int = 256) -> float:
-    return compute(x, width, step, readings)["loss"]
+    return compute(x, width, step, readings)["encoder_now"]
 
 
 def test_prompt_a_straight_line():
@@ -276,7 +276,7 @@ def test_prompt_the_wrong_hill():
     means = [float(compute(2.0, 32, step, 256)["mu_q"]) for step in STEPS]
     assert means[1] == pytest.approx(0.66, abs=5e-3) and all(0.1 < mean < 0.25 for mean in means[2:])
     frame = compute(2.0, 32, 4800, 256)
-    assert (frame["mu_q"], frame["mu_best"], frame["loss"]) == pytest.approx((0.16, 1.34, 0.60), abs=5e-3)
+    assert (frame["mu_q"], frame["mu_best"], frame["encoder_now"]) == pytest.approx((0.16, 1.34, 0.60), abs=5e-3)
 
 
 def test_prompt_by_heart():
@@ -285,7 +285,7 @@ def test_prompt_by_heart():
     x = training_readings(16)[:, 0]
     assert not ((x > 0.02) & (x < 1.1)).any()
     frame = compute(0.8, 32, 4800, 16)
-    assert frame["loss"] == pytest.approx(5.5, abs=0.05) and loss_at(0.6, 32, readings=16) > 14
+    assert frame["encoder_now"] == pytest.approx(5.5, abs=0.05) and loss_at(0.6, 32, readings=16) > 14
     assert max(X, key=lambda x: loss_at(x, 32, readings=16)) == 0.6
     said = {32: (0.03, 0.61), 8: (0.035, 0.54), 2: (0.485, 1.25), 0: (0.92, 1.37)}
     for width, pair in said.items():

@@ -22,7 +22,7 @@ X = tuple(round(-2.4 + 0.2 * k, 1) for k in range(34))
 Z = np.linspace(-2.8, 2.8, 141)
 #: The part of GRID that is drawn; the means are over all of it.
 SHOWN = slice(20, 93)
-X_RANGE, Z_RANGE, GAP_RANGE = (-2.9, 4.5), (-2.8, 2.8), (0.0, 2.0)
+X_RANGE, GAP_RANGE = (-2.9, 4.5), (0.0, 2.0)
 
 
 def _elbo(vae, q: MeanFieldGaussian, x: torch.Tensor) -> np.ndarray:
@@ -72,20 +72,19 @@ def compute(x: float, width: int, step: int, readings: int) -> dict[str, object]
     evidence, elbo_best = (round(float(still[name][at]), 3) for name in ("evidence", "elbo"))
     elbo_q = min(round(float(encoder["elbo"][at]), 3), elbo_best)
     mu, sigma = encoder["mu"][SHOWN], encoder["sigma"][SHOWN]
-    seen = np.full(max(NUM_DATA), np.nan)
-    seen[:readings] = training_readings(readings)[:, 0].numpy()
+    few = readings == min(NUM_DATA)
     frame = {name: encoder[name] for name in encoder if name.endswith(("_fresh", "_seen"))} | {
         "z": Z, "posterior": _posterior(x), "q": np.array([encoder["mu"][at], encoder["sigma"][at]]),
         "best": np.array([still["mu"][at], still["sigma"][at]]), "x_now": x, "zero": 0.0,
-        "curve_x": Z + 3 * np.exp(-4 * (Z - 0.5) ** 2), "grid": still["x"][SHOWN], "mu_best_grid": still["mu"][SHOWN],
+        "curve_x": Z + 3 * np.exp(-4 * (Z - 0.5) ** 2), "grid": still["x"][SHOWN], "dots": still["x"][SHOWN][::2], "mu_best_grid": still["mu"][SHOWN][::2],
         "mu_grid": np.clip(mu, -9, 9), "low_grid": np.clip(mu - sigma, -9, 9), "high_grid": np.clip(mu + sigma, -9, 9),
         "family_grid": (still["evidence"] - still["elbo"])[SHOWN], "whole_grid": np.minimum(encoder["whole"][SHOWN], 9),
-        "seen": seen, "seen_y": np.where(np.isnan(seen), np.nan, 0.02),
+        "seen": training_readings(min(NUM_DATA))[:, 0], "seen_y": np.full(min(NUM_DATA), 0.0 if few else np.nan),
+        "seen_note": f"dots: the {readings} training readings" if few else f"{readings} training readings, not drawn",
         "mu_q": encoder["mu"][at], "sigma_q": encoder["sigma"][at], "mu_best": still["mu"][at], "sigma_best": still["sigma"][at],
         "elbo_q": elbo_q, "elbo_best": elbo_best, "kl_q": evidence - elbo_q, "kl_best": evidence - elbo_best, "evidence": evidence,
-        "loss": elbo_best - elbo_q,
-        "above": "KL = {kl_q:.1f}, above the picture" if evidence - elbo_q > GAP_RANGE[1] else "",
-        "means_above": "some bars end above the picture" if max(encoder["whole_fresh"], encoder["whole_seen"]) > GAP_RANGE[1] else "",
+        "family_now": evidence - elbo_best, "encoder_now": elbo_best - elbo_q, "whole_now": evidence - elbo_q,
+        "above": "not all ends inside the picture" if max(evidence - elbo_q, encoder["whole_fresh"], encoder["whole_seen"]) > GAP_RANGE[1] else "",
     }
     return frame | {"verdict": _verdict(step, encoder)}
 
@@ -99,27 +98,24 @@ def _verdict(step: int, encoder: dict[str, np.ndarray]) -> str:
 
 
 def _panels() -> tuple[Panel, ...]:
-    bar = lambda low, high, left, ink, label: Bar(ink, {}, label, low, high, left, left + 0.8)  # noqa: E731
-    now, x_axis, gap_axis = Rule(x="x_now", ink="text"), Axis("x", X_RANGE), Axis("nats", GAP_RANGE)
+    stack = lambda whose, name, left: (  # noqa: E731
+        Bar("target", {}, "", "zero", f"family_{whose}", left, left + 0.8),
+        Bar("q", {}, f"{name}\n{{family_{whose}:.3f}} + {{encoder_{whose}:.3f}}", f"family_{whose}", f"whole_{whose}", left, left + 0.8))
+    now, gap_axis = Rule(x="x_now", ink="text"), Axis("nats", GAP_RANGE)
     return (
-        Panel("densities", "The posterior of this x, and two q", Axis("z", Z_RANGE), Axis("density", (0.0, 4.5)),
+        Panel("densities", "The posterior of this x, and two q", Axis("z", (-2.8, 2.8)), Axis("density", (0.0, 4.5)),
               (Line(x="z", y="posterior", ink="target", fill=True, label="p(z | x)"), Gaussian(params="best", ink="text", label="best", fill=False),
-               Gaussian(params="q", ink="q", label="encoder")), 0, 1.2),
-        Panel("ledger", "What this x pays", Axis("", (0, 3), ticks=()), gap_axis,
-              (bar("zero", "kl_best", 0.1, "target", "family\n{kl_best:.3f}"), bar("kl_best", "kl_q", 1.1, "q", "+ encoder\n{loss:.3f}"),
-               bar("zero", "kl_q", 2.1, "text", "= KL\n{kl_q:.3f}")), 0, note="{above}"),
-        Panel("map", "Where q stands, for every x", x_axis, Axis("z", Z_RANGE),
-              (Line(x="curve_x", y="z", ink="target", width=1.2, label="x = f(z)"), Band(x="grid", low="low_grid", high="high_grid", ink="q"),
-               Line(x="grid", y="mu_best_grid", ink="text", width=0, points=True, label="best μ"),
-               Line(x="grid", y="mu_grid", ink="q", label="encoder, μ ± σ"), now), 1, 1.2),
-        Panel("gaps", "What every x pays", x_axis, gap_axis,
+               Gaussian(params="q", ink="q", label="encoder")), 0, 1.4),
+        Panel("ledger", "What is paid: family + encoder", Axis("", (0, 3), ticks=()), gap_axis,
+              (*stack("now", "this x", 0.1), *stack("seen", "its own x, mean", 1.1), *stack("fresh", "fresh x, mean", 2.1)), 0, 1.3, note="{above}"),
+        Panel("map", "q for every x", Axis("x", X_RANGE), Axis("z", (-2.8, 2.2)),
+              (Line(x="curve_x", y="z", ink="muted", width=1, dashed=True), Band(x="grid", low="low_grid", high="high_grid", ink="q"),
+               Line(x="dots", y="mu_best_grid", ink="text", width=0, points=True), Line(x="grid", y="mu_grid", ink="q"), now), 1, 1.7,
+              note="band: encoder, dots: best μ, dashes: x = m(z)"),
+        Panel("gaps", "What every x pays", Axis("x", X_RANGE), gap_axis,
               (Line(x="grid", y="family_grid", ink="target", fill=True, label="family"), Band(x="grid", low="family_grid", high="whole_grid", ink="q"),
-               Line(x="grid", y="whole_grid", ink="q", label="+ encoder"), Line(x="seen", y="seen_y", ink="muted", width=0, points=True), now), 1,
-              note="dots: the training readings"),
-        Panel("means", "Mean over its own readings, and fresh ones", Axis("", (0, 4.3), ticks=()), gap_axis,
-              (bar("zero", "family_seen", 0.1, "target", "own\nfamily\n{family_seen:.3f}"), bar("family_seen", "whole_seen", 1.1, "q", "+ encoder\n{encoder_seen:.3f}"),
-               bar("zero", "family_fresh", 2.4, "target", "fresh\nfamily\n{family_fresh:.3f}"),
-               bar("family_fresh", "whole_fresh", 3.4, "q", "+ encoder\n{encoder_fresh:.3f}")), 2, note="{means_above}"),
+               Line(x="grid", y="whole_grid", ink="q", label="+ encoder"), Line(x="seen", y="seen_y", ink="text", width=0, points=True), now), 1, 1.4,
+              note="{seen_note}"),
     )
 
 
@@ -129,7 +125,7 @@ def amortization_gap(**values: object) -> Explorable:
     values : where controls stand at first: `x`, `width`, `step`, `readings`.
     Raises ExplorableError and TraitError (a value that is not offered).
     """
-    columns = (("μ", "mu", ".3f", ""), ("σ", "sigma", ".3f", ""), ("ELBO", "elbo", ".3f", ""), ("KL(q ‖ p(z | x))", "kl", ".3f", "log p(x) − ELBO"))
+    columns = (("μ", "mu", ".3f", ""), ("σ", "sigma", ".3f", ""), ("ELBO", "elbo", ".3f", ""), ("KL", "kl", ".3f", "to p(z | x): log p(x) − ELBO"))
     definition = Definition(
         name="amortization-gap", title="What does one network for every x cost?",
         controls=(
@@ -139,11 +135,11 @@ def amortization_gap(**values: object) -> Explorable:
             Slider("readings", "readings trained on", NUM_DATA, NUM_DATA[-1], "d"),
         ),
         compute=compute, panels=_panels(),
-        caption="At x = {x_now:.1f}, log p(x) = {evidence:.3f}. The best Gaussian stays {kl_best:.3f} below it, the encoder's another {loss:.3f}. {verdict}",
+        caption="At x = {x_now:.1f}, log p(x) = {evidence:.3f}. The best Gaussian stays {kl_best:.3f} below it, the encoder's another {encoder_now:.3f}. {verdict}",
         table=Table({"q": "encoder", "best": "best Gaussian"}, tuple(Column(label, f"{name}_{{row}}", form, "", words) for label, name, form, words in columns),
                     {"q": "q", "best": "text"}),
-        precision={"posterior": Precision(step=0.01), "z": Precision(step=0.04), "grid": Precision(step=0.1), "x_now": Precision(step=0.1),
-                   "seen*": Precision(step=0.01), "*_grid": Precision(step=0.01), "curve_x": Precision(step=0.01), "zero": Precision(),
+        precision={"posterior": Precision(step=0.01), "z": Precision(step=0.04), "grid": Precision(step=0.1), "dots": Precision(step=0.1), "x_now": Precision(step=0.1),
+                   "seen": Precision(step=0.01), "*_grid": Precision(step=0.01), "curve_x": Precision(step=0.01), "zero": Precision(),
                    "q": Precision(step=0.005), "best": Precision(step=0.005), "mu_*": Precision(step=0.001), "sigma_*": Precision(step=0.001),
                    "*": Precision(step=0.001)},
     )
