@@ -132,7 +132,7 @@ def compute(model: str, family: str, draws: int, optimizer: str, step_size: floa
 
 
 def _verdict(gap: float, spread: float, narrowest: float) -> str:
-    if not gap < 0.05 + 2 * spread / 1000**0.5:
+    if not gap < min(0.05 + 2 * spread / 1000**0.5, 0.5):
         return "It has not arrived." if gap < 100 else "Its steps threw it out."
     said = "It has arrived."
     if narrowest < 0.5:
