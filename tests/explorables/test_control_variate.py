@@ -95,6 +95,10 @@ def test_the_draws_shown_are_of_the_kind_that_is_chosen(definition):
         frames = {noise: definition.frame(noise=noise, sample_count=count, cost="quadratic") for noise in page.NOISES}
         for frame in frames.values():
             assert np.isfinite(frame["draw_h"]).sum() == np.isfinite(frame["draw_g"]).sum() == min(count, page.SHOWN)
+            kind = next(noise for noise, other in frames.items() if other is frame)
+            assert frame[f"seen_{kind}"][0] == pytest.approx(np.nanmean(frame["draw_h"]), abs=1e-6)
+            assert sum(np.isfinite(frame[f"seen_{noise}"][0]) for noise in page.NOISES) == 1
+        assert frames["antithetic"]["seen_antithetic"][0] == 0
         pairs = frames["antithetic"]["draw_h"][: min(count, page.SHOWN)].reshape(-1, 2)
         assert pairs.sum(-1) == pytest.approx(np.zeros(len(pairs)), abs=1e-9)
     h = np.sort(frames["sobol"]["draw_h"])                              # one in each of 64 slices of equal probability

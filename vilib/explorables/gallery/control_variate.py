@@ -84,7 +84,8 @@ def compute(multiple: float, sample_count: int, variate: str, cost: str, noise: 
     for key in NOISES:
         measured = _measured(cost, variate, key)[0].variance(multiple * unit).numpy()
         measured[measured < 1e-9 * variance / np.array(COUNTS)] = np.nan                            # rounding, and in truth nothing
-        frame |= {f"variance_{key}": measured, f"worth_{key}": variance / measured}
+        seen = round(x[shown].mean(), 6) + 0.0 if key == noise else np.nan
+        frame |= {f"variance_{key}": measured, f"worth_{key}": variance / measured, f"seen_{key}": seen}
     return frame
 
 
@@ -130,6 +131,7 @@ def control_variate(**values: object) -> Explorable:
         compute=compute, panels=_panels(),
         caption="With this a, a draw's g − a h has {left:.2f} of the variance of g. {verdict}",
         table=Table({key: label for key, (label, *_) in NOISES.items()}, (
+            Column("h on average, draws shown", "seen_{row}", ".3f", "", "its exact mean is 0; in its standard deviations"),
             Column("variance of an estimate of S draws", "variance_{row}", ".2g", "sample_count", "measured over 256 estimates"),
             Column("as good as so many plain draws", "worth_{row}", ".2g", "sample_count", "pseudo-random, without h"),
         ), {key: ink for key, (_, ink, _) in NOISES.items()}),
