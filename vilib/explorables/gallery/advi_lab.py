@@ -28,12 +28,12 @@ from ..core import Axis, Band, Choice, Column, Contour, Definition, Ellipse, Gau
 from ..threads import one_thread
 from ..widget import Explorable
 
-STEPS, LADDER, FLOOR = 300, 100, 300.0                        # of which LADDER are tempered; nats that an ELBO is followed down
+STEPS, LADDER, FLOOR = 300, 100, 1e5                          # of which LADDER are tempered; nats that an ELBO is followed down
 KEPT = tuple(sorted({round(STEPS * (i / 12) ** 2) for i in range(13)}))
 SIZES = (0.03, 0.1, 0.3)
 FAMILIES = {"mean": ("mean field", MeanFieldGaussian), "full": ("full rank", FullRankGaussian)}
 OPTIMIZERS = {"adagrad": ("AdaGrad", adagrad), "rmsprop": ("RMSProp", rmsprop), "adam": ("Adam", adam)}
-TEMPERING = {"off": "off: β = 1 throughout", "on": "on: β from 0.05 to 1 in 100 steps"}
+TEMPERING = {"off": "off, β = 1", "on": "on, β rises to 1"}
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,20 @@ def compute(model: str, family: str, draws: int, optimizer: str, step_size: floa
     generator = torch.Generator().manual_seed(2)
     elbo, error = elbo_estimate(lab.example, path, 100, generator)
     last = log_weights(lab.example, path.with_vector(path.vector()[-1]), 1000, generator)
-    gap, spread = (math.nan, math.nan) if lost[-1] else (best - last.mean().item(), last.std().item())
-    there = lambda value, floor=-1e3: np.where(lost, np.nan, value.clamp(floor, 1e3).numpy())  # noqa: E731
+    gap, spread, k_hat = (math.nan,) * 3 if lost[-1] else (best - last.mean().item(), last.std().item(), pareto_k(last).item())
+    gap, spread = (gap, spread) if gap < FLOOR else (math.nan, math.nan)
+    elbo = elbo.masked_fill(elbo < best - FLOOR, math.nan)
+    there = lambda value: np.where(lost.numpy() | ~(value.abs() < FLOOR).numpy(), np.nan, value.numpy())  # noqa: E731
     for i, row in enumerate("xy"):
         known, width = frame[f"known_mean_{row}"], frame[f"known_sd_{row}"]
         frame |= {f"mean_{row}": there(mean[:, i]), f"sd_{row}": there(sd[:, i]), f"off_{row}": there((mean[:, i] - known) / width),
-                  f"ratio_{row}": there(sd[:, i] / width, 1e-3)}
+                  f"ratio_{row}": there(sd[:, i] / width)}
     return frame | {
         "q_curve": np.concatenate([there(v) for v in params]) if one else np.full(2 * len(KEPT), np.nan),
         "q_ellipse": np.full(5 * len(KEPT), np.nan) if one else np.concatenate([there(v) for v in params]),
-        "steps": np.array(KEPT, dtype=float), "elbo": there(elbo, best - FLOOR), "low": there(elbo - 2 * error, best - FLOOR),
-        "high": there(elbo + 2 * error, best - FLOOR), "error": there(error), "best": best, "one": 1.0, "gap": min(gap, 1e5),
-        "k_hat": math.nan if lost[-1] else pareto_k(last).clamp(-9, 9).item(), "gap_error": min(spread / 1000**0.5, 1e5),
+        "steps": np.array(KEPT, dtype=float), "elbo": there(elbo), "low": there((elbo - 2 * error).clamp_min(best - 99)),
+        "high": there((elbo + 2 * error).clamp_min(best - 99)), "error": there(error + 0 * elbo), "best": best, "one": 1.0, "gap": gap,
+        "k_hat": k_hat if abs(k_hat) < 100 else math.nan, "gap_error": spread / 1000**0.5,
         "elbo_range": np.array([best - 12.0, best + 2.0]).round(), "across": lab.axes[0][0], "up": f"up: {lab.axes[1][0]}",
         "verdict": _verdict(gap, spread, min(r for r in (frame["ratio_x"][-1], frame["ratio_y"][-1]) if r == r) if gap == gap else 0.0),
     }
@@ -151,16 +153,17 @@ def _panels() -> tuple[Panel, ...]:
         else:
             marks = (Contour(x="ring_x", y="ring_y", levels="ring_mass", ink="target"),
                      Ellipse(params="q_ellipse", at="step", ink="q", through=lab.through))
-        note = "" if lab.through == "sigmoid" else "rings hold 39 % and 86 % of each"
-        planes.append(Panel(key, "q over the reference posterior", Axis(x, x_range), Axis(y, y_range), marks, 0, note=note, when={"model": key}))
+        note = "" if lab.through == "sigmoid" else "39 % and 86 % of each"
+        planes.append(Panel(key, "q over the reference", Axis(x, x_range), Axis(y, y_range), marks, 0, note=note, when={"model": key}))
     return (
         *planes,
-        Panel("elbo", "ELBO, from 100 draws each time", Axis("", (0, STEPS), "sqrt", ticks), Axis("nats", "elbo_range"),
+        Panel("elbo", "ELBO, from 100 draws a time", Axis("", (0, STEPS), "sqrt", ticks), Axis("nats", "elbo_range"),
               (Band(x="steps", low="low", high="high", ink="q"), Line(x="steps", y="elbo", ink="q", until="step"),
                Rule(y="best", ink="target", label="best q of this family"), Rule(x="steps", at="step", ink="muted")), 1, 1.2),
         Panel("widths", "sd of q ÷ sd of the reference", Axis("step (square-root scale)", (0, STEPS), "sqrt", ticks), Axis("", (0.05, 20), "log"),
-              (Rule(y="one", ink="target"), Line(x="steps", y="ratio_x", ink="q", until="step", label="across"),
-               Line(x="steps", y="ratio_y", ink="q", until="step", dashed=True, label="up"), Rule(x="steps", at="step", ink="muted")), 1),
+              (Rule(y="one", ink="target"), Line(x="steps", y="ratio_x", ink="q", until="step"),
+               Line(x="steps", y="ratio_y", ink="q", until="step", dashed=True),
+               Rule(x="steps", at="step", ink="muted")), 1, note="solid: across, dashed: up"),
     )
 
 
@@ -180,7 +183,7 @@ def advi_lab(models: Sequence[str] = tuple(LABS), **values: object) -> Explorabl
         controls=(
             choice("model", "model", {key: LABS[key].label for key in models}, models[0]),
             choice("family", "family", {key: label for key, (label, _) in FAMILIES.items()}, "mean"),
-            Slider("draws", "draws a step, M", (1, 10), 10, "d"),
+            Slider("draws", "draws, M", (1, 10), 10, "d"),
             choice("optimizer", "optimiser", {key: label for key, (label, _) in OPTIMIZERS.items()}, "adam"),
             Slider("step_size", "step size", SIZES, 0.1, ".2f"),
             choice("tempering", "tempering", TEMPERING, "off"),
@@ -190,7 +193,7 @@ def advi_lab(models: Sequence[str] = tuple(LABS), **values: object) -> Explorabl
         caption="Across: {across}, {up}. After {step} steps the ELBO is {elbo@step:.2f} ± {error@step:.2f}. The last q is {gap:.2f} ± {gap_error:.2f} "
                 "nats below the best of its family, with k̂ = {k_hat:.2f}. {verdict}",
         table=Table({"x": "across", "y": "up"}, tuple(Column(*column) for column in columns)),
-        precision={"q_*": Precision(relative=0.0005), "ring_mass": Precision(step=1), "ring_*": Precision(relative=0.001), "curve_*": Precision(step=0.002),
+        precision={"q_*": Precision(relative=0.0005), "ring_mass": Precision(step=1), "ring_*": Precision(relative=0.0001), "curve_*": Precision(step=0.002),
                    "elbo_range": Precision(), "best": Precision(), "one": Precision(), "steps": Precision(step=1), "elbo": Precision(step=0.02),
                    "low": Precision(step=0.1), "high": Precision(step=0.1), "off_*": Precision(step=0.02), "known_*": Precision(),
                    "error": Precision(relative=0.05), "gap": Precision(step=0.01), "gap_error": Precision(relative=0.02),
