@@ -85,27 +85,29 @@ def _uses(model: Model, theta: dict[str, Tensor], name: str) -> bool:
 
 def _explained(difference: Tensor, columns: dict[str, Tensor], log_jacobian: Tensor, num_observations: int) -> Report:
     """The difference as a combination of the terms, log |det J| and a constant."""
-    scale = 1 + max(column.abs().max().item() for column in columns.values())
-    if difference.abs().max() < 1e-6 * scale:
+    size_at = 1 + sum(column.abs() for column in columns.values())              # round-off goes with the place
+    flat = lambda rest: bool(((rest - rest.median()).abs() <= 1e-6 * size_at).all())  # noqa: E731
+    if bool((difference.abs() <= 1e-6 * size_at).all()):
         return Report(True, (f"At {len(difference)} places its log density is the right one, to {difference.abs().max():.1g} nats.",))
-    if difference.std() < 1e-6 * scale:
-        return Report(True, (f"The posterior is right. The log joint is {difference.mean():.4f} nats too high everywhere: a constant is left out, or "
-                             "too much, so the ELBO is no bound on log p(x) that others could compare.",), "constant")
+    if flat(difference):
+        level = difference.median().item()
+        return Report(True, (f"The posterior is right. The log joint is {abs(level):.4f} nats too {'high' if level > 0 else 'low'} everywhere: a "
+                             "constant is left out, or too much, so the ELBO is no bound on log p(x) that others could compare.",), "constant")
     columns = columns | {"log |det J|": log_jacobian.double().expand_as(difference)}
     for name, column in columns.items():
         for value in (-1.0, 1.0, 1 / num_observations - 1):
             said = _said(name, value, num_observations)
-            if said is not None and (difference - value * column).std() < 1e-6 * scale:
+            if said is not None and flat(difference - value * column):
                 return Report(False, (said[1],), said[0])
-    design = torch.stack([*columns.values(), torch.ones_like(difference)], -1)
+    design = torch.stack([*columns.values(), torch.ones_like(difference)], -1) / size_at.unsqueeze(-1)
     size = design.abs().amax(0).clamp_min(1e-300)
-    found = torch.linalg.lstsq(design / size, difference.double().unsqueeze(-1), driver="gelsd").solution[:, 0] / size
-    if (design @ found - difference).abs().max() < 1e-4 * scale:
+    found = torch.linalg.lstsq(design / size, (difference / size_at).double().unsqueeze(-1), driver="gelsd").solution[:, 0] / size
+    if (design @ found - difference / size_at).abs().max() < 1e-6:
         times = {name: value + (name != "log |det J|") for name, value in zip(columns, found.tolist())}
         shares = ", ".join(f"{value:.3g} × {name}" for name, value in times.items())
         return Report(False, (f"It is {shares}, where each term should count once and log |det J| not at all.",), "weights")
     worst = int((difference - difference.median()).abs().argmax())
-    return Report(False, (f"Its log density is not the right one, by up to {(difference - difference.median())[worst]:.3g} nats beyond a constant, and no "
+    return Report(False, (f"Its log density is not the right one, by up to {(difference - difference.median())[worst].abs():.3g} nats beyond a constant, and no "
                           "slip that we know explains it. Look at each term alone: the arguments of its distribution, and standard deviation "
                           "against variance.",), None)
 

@@ -58,6 +58,7 @@ class Tempered:
         self.log_joint, self.power, self.draw, self.step = log_joint, power, draw, -1
 
     def noise(self, *shape, **options) -> Tensor:
+        """``draw``, which is asked once a step: so the steps are counted."""
         self.step += 1
         return self.draw(*shape, **options)
 

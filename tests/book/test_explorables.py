@@ -26,7 +26,10 @@ from vilib.explorables.recording import TINY
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
-SHOWING = [name for name in PAGES if SHOWS.search((ROOT / f"{name}.md").read_text())]
+SHOWING = [
+    name for name in PAGES
+    if "{code-cell}" in (text := (ROOT / f"{name}.md").read_text()) and SHOWS.search(text)
+]
 PHONE = {"width": 390, "height": 844}
 
 
@@ -196,7 +199,7 @@ def test_a_drag_follows_the_pointer(site_http, visit, name):
         page.mouse.up()
         last = len(control["values"]) - 1
         hands.until(f"root.querySelector('input[name={control['name']}]').valueAsNumber === a", last)
-        assert hands.frame - frame >= 2, "nothing was drawn on the way"
+        assert hands.frame - frame >= min(2, last), "nothing was drawn on the way"
 
 
 @everywhere

@@ -91,7 +91,7 @@ def test_keys_pick_a_preset_reset_and_ask(lecture):
     page.keyboard.press("p")
     assert asked.is_visible() and re.search("predict", asked.inner_text(), re.IGNORECASE)
     third = asked.inner_text()
-    (twice,) = [k for k, each in enumerate(questions) if len(each) == 2]
+    twice = next(k for k, each in enumerate(questions) if len(each) == 2)
     page.keyboard.press(str(twice + 1))
     assert asked.is_visible() and asked.inner_text() != third
     assert page.evaluate("() => location.hash") == questions[twice][0]

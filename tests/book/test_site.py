@@ -151,7 +151,7 @@ def test_links_and_assets_lead_somewhere(built_book):
     assert missing == []
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [name for name in PAGES if "kernelspec" in (ROOT / f"{name}.md").read_text()])
 def test_each_page_offers_itself_as_a_notebook(built_book, name):
     notebook = built_book / "_sources" / f"{name}.ipynb"
     assert notebook.exists()
