@@ -1,4 +1,4 @@
-"""A race of estimators: the same fits for each, side by side from one start on the same noise, so that they differ in nothing else.
+"""A race of estimators: the same fits for each, from one start on the same noise, so that they differ in nothing else.
 
 What is said of the fits is exact: :func:`vilib.along.along` looks at every q on their way by quadrature.
 """
@@ -38,7 +38,8 @@ def race(
     (torch.Size([3, 3, 2]), False)
     """
     same_noise = lambda: torch.Generator(q0.mu.device).manual_seed(seed)  # noqa: E731
-    return {key: path_or_gaps(estimator, log_joint, q0, **options, generator=same_noise()) for key, estimator in estimators.items()}
+    return {key: path_or_gaps(estimator, log_joint, q0, **options, generator=same_noise())
+            for key, estimator in estimators.items()}
 
 
 @dataclass(frozen=True, eq=False)

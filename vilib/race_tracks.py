@@ -18,7 +18,7 @@ RHO = 0.9  # of the correlated Gaussian
 class Track:
     """A posterior and the way to it: μ starts at ``start``, log σ at 0.
 
-    elbo_range, z_range: where the race is to be seen, in nats and on every axis of z.  table: of the log joint, if that saves time.
+    elbo_range, z_range: where the race is to be seen, in nats and on each axis of z.  table: of the log joint, if it saves time.
     """
 
     label: str

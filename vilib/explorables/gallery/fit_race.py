@@ -38,7 +38,7 @@ TARGETS = tracks()
 
 @lru_cache(maxsize=64)
 def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, all on the same noise."""
+    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, on the same noise."""
     here, climb = TARGETS[target], OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
     return race({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
                 seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)
@@ -74,13 +74,13 @@ def compute(sample_count: int, step_size: float, optimizer: str, target: str, se
     width = high - low
     frame = _target(target) | {"steps": np.array(KEPT, dtype=float)}
     for key, (field, failed) in _fields(target, optimizer, sample_count, STEP_SIZES.index(step_size)).items():
-        mean = field.fits.mean[:, seed].clip(low - width, high + width).T                # followed as far out as the picture is wide
+        mean = field.fits.mean[:, seed].clip(low - width, high + width).T         # followed as far out as the picture is wide
         sd = field.fits.stddev[:, seed].clip(0.005, 2 * width).T
         frame |= {
             f"q_{key}": np.concatenate([empty, empty] if two else [*mean, *sd]),
             f"ellipse_{key}": np.concatenate([*mean, sd[0], 0.0 * sd[0], sd[1]] if two else [empty] * 5),
-            f"elbo_{key}": field.fits.elbo[:, seed].clip(here.example.best[1] - FLOOR),
-            f"kl_{key}": field.fits.kl[:, seed], f"failed_{key}": failed.sum(), f"low_{key}": field.low.clip(here.elbo_range[0] - 1.0),
+            f"elbo_{key}": field.fits.elbo[:, seed].clip(here.example.best[1] - FLOOR), f"kl_{key}": field.fits.kl[:, seed],
+            f"failed_{key}": failed.sum(), f"low_{key}": field.low.clip(here.elbo_range[0] - 1.0),
             f"high_{key}": field.high.clip(here.elbo_range[0] - 1.0), f"variance_{key}": field.variance.clip(1e-9, 1e9),
             f"close_{key}": field.arrived,
         }

@@ -56,13 +56,13 @@ def _studied(cost: str, mu: float, log_sigma: float, seed: int) -> tuple[dict[st
     return noise, *score_terms(f, q, eps[:SHOWN_DRAWS, 0])
 
 
-def _curves(cost: str, mu: float, log_sigma: float) -> dict[str, np.ndarray | torch.Tensor]:
+def _curves(cost: str, mu: float, log_sigma: float) -> dict[str, object]:
     """f along z, and q's density scaled to two fifths of the panel."""
     _, f, dim, (low, high) = COSTS[cost]
     z, height = torch.linspace(-7.0, 7.0, 97, dtype=torch.float64), high - low
     density = alike(mu, log_sigma, 1).log_prob(z.unsqueeze(-1)).exp()
     curve = along_first_coordinate(f, alike(mu, log_sigma, dim), z).clip(low - height, high + height)
-    return {"z_grid": z, "f_curve": curve, "f_range": np.array([low, high]), "q_curve": low + 0.4 * height * (density / density.max())}
+    return {"z_grid": z, "f_curve": curve, "f_range": [low, high], "q_curve": low + 0.4 * height * (density / density.max())}
 
 
 @one_thread()
@@ -73,7 +73,7 @@ def compute(sample_count: int, cost: str, mu: float, log_sigma: float, seed: int
     exact, reach, most = score.exact, 3.0 * score.variance[0].sqrt().item(), 1.08 * weights.abs().max().item()
     at, shown, outside = SAMPLE_COUNTS.index(sample_count), np.arange(SHOWN_DRAWS) < sample_count, 0
     frame: dict[str, object] = _curves(cost, mu, log_sigma) | {
-        "draw_z": np.where(shown, z, np.nan), "draw_weight": np.where(shown, weights, np.nan), "weight_range": np.array([-most, most]),
+        "draw_z": np.where(shown, z, np.nan), "draw_weight": np.where(shown, weights, np.nan), "weight_range": [-most, most],
         "gradient_range": np.array([exact - reach, exact + reach]), "exact": exact, "counts": np.array(SAMPLE_COUNTS),
     }
     for key, (name, *_) in ESTIMATORS.items():
@@ -125,7 +125,7 @@ def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> 
             Slider("sample_count", "draws a gradient, S", SAMPLE_COUNTS, 16, "d", wide=True),
             Slider("mu", "q's mean, μ", (-2.0, -1.0, 0.0, 1.0, 2.0), 1.0, ".1f"),
             Slider("log_sigma", "q's log σ", (-0.7, 0.0, 0.7), 0.0, ".1f"),
-            Choice("cost", "cost or model", {key: COSTS[key][0] for key in costs}, costs[0]), NewNoise("seed", "New noise", len(NOISES)),
+            Choice("cost", "cost or model", {key: COSTS[key][0] for key in costs}, costs[0]), NewNoise(count=len(NOISES)),
             Switches("estimators", "estimators", labels, tuple(labels), {key: key for key in labels}),
         ),
         compute=compute, panels=_panels(),
