@@ -19,7 +19,8 @@ ROWS = [
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
       "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
-    ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side"], ["explorables"],
+    ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side"],
+    ["gradient_noise", "race", "race_tracks"], ["explorables"],
     ["book", "coverage"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}

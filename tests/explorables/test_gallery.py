@@ -125,7 +125,7 @@ def test_they_are_the_gradients_of_vilib_on_the_same_draws(key, estimator):
     setting = {"sample_count": 8, "cost": "cosine", "mu": 1.0, "log_sigma": 0.0, "seed": 1}
     frame, at = noise_frame(**setting), noise.SAMPLE_COUNTS.index(8)
     f = noise.COSTS["cosine"][1]
-    q = noise._q(1.0, 0.0, 1).expand(noise.REPLICATES)
+    q = noise.alike(1.0, 0.0, 1).expand(noise.REPLICATES)
     mu = q.mu.clone().requires_grad_(True)
     eps = noise._noise(1, 1)[:8].double()
     (gradient,) = torch.autograd.grad(estimator(f, MeanFieldGaussian(mu, q.omega), eps).sum(), mu)
@@ -149,7 +149,7 @@ def test_its_variance_is_that_of_fresh_replicates(key, estimator):
     fresh = gradient_replicates(
         estimator,
         f.log_joint,
-        noise._q(1.0, 0.0, 1),
+        noise.alike(1.0, 0.0, 1),
         num_samples=256,
         num_replicates=2000,
         generator=torch.Generator().manual_seed(99),

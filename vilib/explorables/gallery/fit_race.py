@@ -7,17 +7,14 @@ all are drawn as a fan. What is shown at a step is exact (quadrature), not the n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from vilib import (
-    Along, Example, MeanFieldGaussian, adagrad, adam, along, correlated_gaussian, gauss_hermite, leave_one_out,
-    logistic_one_coefficient, path_or_gaps, pathwise, rmsprop, robbins_monro, score_function, sgd, steps_to_within,
-    sticking_the_landing, tables, tabulate, trapezoid, two_component_mixture,
-)
+from vilib import adagrad, adam, leave_one_out, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
+from vilib.race import Field, field_of, race
+from vilib.race_tracks import RHO, tracks
 
 from ..core import (
     Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table,
@@ -36,58 +33,23 @@ LABELS = {key: label for key, (_, label) in ESTIMATORS.items()}
 #: key → (label, factory)
 OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))),
               "rmsprop": ("RMSProp", rmsprop), "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
-_X = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64)
-_Y = torch.bernoulli(torch.sigmoid(1.2 * _X), generator=torch.Generator().manual_seed(3))
-RHO = 0.9
-
-
-@dataclass(frozen=True)
-class Target:
-    """A posterior to race to: where μ starts (log σ starts at 0), the ranges of two axes, a table if that saves time."""
-
-    label: str
-    example: Example
-    start: tuple[float, ...]
-    elbo_range: tuple[float, float]
-    z_range: tuple[float, float]
-    table: tables.Table | None = None
-
-
-_LOGISTIC = logistic_one_coefficient(_X, _Y)
-TARGETS = {
-    "logistic": Target("logistic regression, 24 points", _LOGISTIC, (-1.0,), (-18.0, -13.6), (-2.0, 3.0),
-                       tabulate(_LOGISTIC, -32.0, 32.0, 4097)),
-    "correlated": Target(f"correlated Gaussian, ρ = {RHO}", correlated_gaussian(RHO), (-2.0, 0.0), (-6.0, 0.6), (-3.0, 3.0)),
-    "mixture": Target("two-component mixture", two_component_mixture(), (0.0,), (-4.0, 0.4), (-7.0, 7.0)),
-}
+TARGETS = tracks()
 
 
 @lru_cache(maxsize=64)
 def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, all on the same noise."""
-    example = TARGETS[target].example
-    mu = torch.tensor(TARGETS[target].start).expand(len(STEP_SIZES), FITS, example.dim)
-    options = {"num_samples": sample_count, "num_steps": STEPS, "record_steps": KEPT,
-               "optimizer": OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))}
-    return {key: path_or_gaps(estimator, example, MeanFieldGaussian(mu, torch.zeros_like(mu)), **options,
-                              generator=torch.Generator().manual_seed(1)) for key, (estimator, _) in ESTIMATORS.items()}
+    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, on the same noise."""
+    here, climb = TARGETS[target], OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
+    return race({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
+                seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)
 
 
 @lru_cache(maxsize=256)
-def _race(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Along, np.ndarray, dict[str, object]]]:
-    """For each estimator, what is exactly true of every fit of one step size, which failed, and what they did together."""
-    here, out = TARGETS[target], {}
-    rule = (lambda dim: gauss_hermite(dim, 8)) if here.example.dim == 2 else (lambda dim: trapezoid(dim, 193))
-    for key, (path, failed) in _fits(target, optimizer, sample_count).items():
-        q = MeanFieldGaussian(*path[:, at].chunk(2, -1))
-        there = along(here.example, q, ESTIMATORS[key][0].__name__, sample_count, rule, here.table)
-        elbo = torch.where(there.elbo.isnan(), -1e9, there.elbo)                 # a lost fit counts as the worst
-        low, high = np.maximum(np.quantile(elbo.numpy(), [0.1, 0.9], axis=1), here.elbo_range[0] - 1.0)
-        close = steps_to_within(torch.tensor(KEPT), elbo, here.example.best[1], CLOSE).quantile(0.5).item()
-        out[key] = there, failed[at].numpy(), {
-            "low": low, "high": high, "variance": there.variance.nanquantile(0.5, 1).clip(1e-9, 1e9).numpy(),
-            "close": close if close < np.inf else np.nan}
-    return out
+def _fields(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Field, torch.Tensor]]:
+    """For each estimator, what is exactly true of the fits of one step size, and which failed."""
+    here, options = TARGETS[target], {"num_samples": sample_count, "nats": CLOSE, "table": TARGETS[target].table}
+    return {key: (field_of(here.example, path[:, at], KEPT, ESTIMATORS[key][0].__name__, **options), failed[at])
+            for key, (path, failed) in _fits(target, optimizer, sample_count).items()}
 
 
 @lru_cache(maxsize=8)
@@ -96,9 +58,9 @@ def _target(target: str) -> dict[str, object]:
     here, gap = TARGETS[target], np.full(121, np.nan)
     grid, curve, top, ellipse = gap, gap, 1.0, np.array([0.0, 0.0, 1.0, RHO, (1 - RHO**2) ** 0.5])
     if here.example.dim == 1:
-        z = torch.linspace(*here.z_range, 121, dtype=torch.float64)
-        grid, curve = z.numpy(), (here.example(z.unsqueeze(-1)) - here.example.log_evidence).exp().numpy()
-        top, ellipse = 2.0 * curve.max(), np.full(5, np.nan)
+        grid, ellipse = torch.linspace(*here.z_range, 121, dtype=torch.float64), np.full(5, np.nan)
+        curve = here.density(grid)
+        top = 2.0 * curve.max().item()
     return {"elbo_range": np.array(here.elbo_range), "best_elbo": here.example.best[1], "log_evidence": here.example.log_evidence,
             "p_grid": grid, "p_curve": curve, "p_ellipse": ellipse, "z_range": np.array(here.z_range),
             "density_range": np.array([0.0, top])}
@@ -108,24 +70,24 @@ def _target(target: str) -> dict[str, object]:
 def compute(sample_count: int, step_size: float, optimizer: str, target: str, seed: int) -> dict[str, object]:
     """One frame; see the panels below for what each channel is."""
     here, empty, lost = TARGETS[target], np.full(len(KEPT), np.nan), []
-    low, high = here.z_range
+    (low, high), two = here.z_range, here.example.dim == 2
     width = high - low
-    frame = dict(_target(target)) | {"steps": np.array(KEPT, dtype=float)}
-    for key, (there, failed, together) in _race(target, optimizer, sample_count, STEP_SIZES.index(step_size)).items():
-        mean = np.clip(there.mean[:, seed].numpy(), low - width, high + width).T       # followed as far out as the picture is wide
-        sd = np.clip(there.stddev[:, seed].numpy(), 0.005, 2 * width).T
-        two = here.example.dim == 2
+    frame = _target(target) | {"steps": np.array(KEPT, dtype=float)}
+    for key, (field, failed) in _fields(target, optimizer, sample_count, STEP_SIZES.index(step_size)).items():
+        mean = field.fits.mean[:, seed].clip(low - width, high + width).T         # followed as far out as the picture is wide
+        sd = field.fits.stddev[:, seed].clip(0.005, 2 * width).T
         frame |= {
             f"q_{key}": np.concatenate([empty, empty] if two else [*mean, *sd]),
             f"ellipse_{key}": np.concatenate([*mean, sd[0], 0.0 * sd[0], sd[1]] if two else [empty] * 5),
-            f"elbo_{key}": np.maximum(there.elbo[:, seed].numpy(), here.example.best[1] - FLOOR),
-            f"kl_{key}": there.kl[:, seed].numpy(), f"failed_{key}": failed.sum(),
-            **{f"{name}_{key}": value for name, value in together.items()},
+            f"elbo_{key}": field.fits.elbo[:, seed].clip(here.example.best[1] - FLOOR), f"kl_{key}": field.fits.kl[:, seed],
+            f"failed_{key}": failed.sum(), f"low_{key}": field.low.clip(here.elbo_range[0] - 1.0),
+            f"high_{key}": field.high.clip(here.elbo_range[0] - 1.0), f"variance_{key}": field.variance.clip(1e-9, 1e9),
+            f"close_{key}": field.arrived,
         }
         lost += [LABELS[key]] * bool(failed[seed])
     names = " and ".join(filter(None, [", ".join(lost[:-1]), *lost[-1:]]))
-    verdict = f"The bold fit of {names} left the finite numbers: at this step size, noise threw it out." if lost else ""
-    return frame | {"verdict": verdict}
+    thrown_out = f"The bold fit of {names} left the finite numbers: at this step size, noise threw it out."
+    return frame | {"verdict": thrown_out if lost else ""}
 
 
 def _panels(targets: Sequence[str]) -> tuple[Panel, ...]:
