@@ -63,6 +63,16 @@ def test_each_slip_is_named(log_joint, slip, words):
     assert not report.passed and report.slip == slip and words in " ".join(str(report).split())
 
 
+@pytest.mark.parametrize("log_joint, slip, words", [
+    (lambda t: right(t) - TERMS["the prior of mu"](t), "the prior of mu missing", "The prior of mu is missing"),
+    (lambda t: right(t) - TERMS["the prior of mu"](t) + Normal(0.0, 100.0).log_prob(t["mu"]), "weights", "0.01 × the prior of mu"),
+])
+def test_a_small_term_is_missed_beside_a_likelihood_that_is_huge_at_some_places(log_joint, slip, words):
+    """Where sigma is tiny the likelihood has hundreds of millions of nats: round-off there must not cover a prior elsewhere."""
+    report = check(log_joint)
+    assert not report.passed and report.slip == slip and words in " ".join(str(report).split())
+
+
 def test_names_shapes_and_supports():
     assert check(right, {"mu": constraints.real}).slip == "names"
     assert "with an unknown tau" in str(check(right, SUPPORTS | {"tau": constraints.real}))

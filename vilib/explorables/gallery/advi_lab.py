@@ -54,12 +54,12 @@ LABS = {
                {"mean": -1883.573, "full": -1881.665}),
     "centred": Lab("kidiq, centred", kidiq(True), ((80.0, 0.4, 3.2), (3.0, 0.1, 0.1)), (("β₀ + β₁ · mean IQ", (73, 92)), ("β₁", (0.2, 0.85))), "",
                    {"mean": -1881.665, "full": -1881.665}),
+    "coin": Lab("a coin, 6 heads in 10", coin_toss(6, 4), ((-2.0,), (0.5,)), (("θ", (0, 1)), ("density", (0, 6))), "sigmoid",
+                {"mean": -7.0695, "full": -7.0695}),
     "schools": Lab("eight schools", eight_schools(), ((-6.0, *[0.0] * 9), (2.0, *[0.5] * 9)), (("mu", (-14, 20)), ("tau", (0, 16))), "exp",
                    {"mean": -31.62, "full": -31.53}),
     "mixture": Lab("two-component mixture", mixture_of_two(), ((-2.5, 1.55, 0.1, 0.1, 0.3), (0.1, 0.02, 0.1, 0.1, 0.1)),
                    (("μ₁", (-3.0, -2.3)), ("μ₂", (2.1, 3.2))), "ordered", {"mean": -2115.927, "full": -2115.687}),
-    "coin": Lab("a coin, 6 heads in 10", coin_toss(6, 4), ((-2.0,), (0.5,)), (("θ", (0, 1)), ("density", (0, 6))), "sigmoid",
-                {"mean": -7.0695, "full": -7.0695}),
 }
 
 
