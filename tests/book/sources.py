@@ -13,7 +13,7 @@ import jupytext
 from vilib.explorables import Explorable
 
 #: A chapter whose source matches shows an explorable.
-SHOWS = re.compile(r"from vilib\.explorables\.gallery import|\bExplorable\(")
+SHOWS = re.compile(r"from vilib\.explorables(\.gallery import| import gallery\b)|\bExplorable\(")
 
 
 @cache

@@ -33,8 +33,11 @@ def _pages(toc: dict) -> list[str]:
 PAGES = _pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_self_contained_typeset_and_free_of_errors(site, visit, name):
+@pytest.mark.parametrize(
+    ("name", "way"), [(name, "http") for name in PAGES] + [(name, "file") for name in (PAGES[0], PAGES[2], PAGES[-1])]
+)
+def test_page_is_self_contained_typeset_and_free_of_errors(request, visit, name, way):
+    site = request.getfixturevalue(f"site_{way}")
     seen = visit(f"{site}/{name}.html")
     seen.settle()
     assert seen.strangers(site) == []
