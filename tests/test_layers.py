@@ -11,15 +11,15 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
-    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets", "distribution_functions"],
-    ["models"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
+    ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"],
+    ["models", "distribution_functions"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
       "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
-    ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side"],
+    ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side", "coin_ways"], ["bad_starts"],
     ["gradient_noise", "race", "race_tracks"], ["explorables"],
     ["book", "coverage"],
 ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vilib.families import Gaussian
 from vilib.types import ShapeError
 
 
@@ -71,3 +72,13 @@ class DistributionFunction:
         exact = self(torch.from_numpy(ordered))
         shares = torch.arange(len(draws) + 1, dtype=torch.float64) / len(draws)
         return torch.maximum(shares[1:] - exact, exact - shares[:-1]).amax(-1).to(draws.device)
+
+
+def gaussian_distribution(q: Gaussian) -> Callable[[Tensor], Tensor]:
+    """t -> P(z ≤ t) of a Gaussian q of one unknown, no batch.
+
+    >>> from vilib import MeanFieldGaussian
+    >>> gaussian_distribution(MeanFieldGaussian(torch.ones(1), torch.zeros(1)))(torch.tensor([1.0]))
+    tensor([0.5000])
+    """
+    return lambda t: torch.special.ndtr((t - q.mean) / q.stddev)

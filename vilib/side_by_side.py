@@ -1,7 +1,7 @@
 """Choices side by side: several optimisers, and several temperatures, for the slices of one batch of fits.
 
 Seeds, step sizes and starts are leading axes of q already (:func:`vilib.fit.fit`).  With these two, so are the optimiser and the
-tempering, and a whole table of choices is one tensor program.
+tempering, and a whole table of choices is one tensor program: :func:`every_choice`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vilib.fit import Optimizer
+from vilib.climb import InUnitsOf, compose, standard
+from vilib.estimators import sticking_the_landing
+from vilib.families import Gaussian
+from vilib.fit import Fit, Optimizer, fit
 from vilib.noise import normal
 from vilib.types import LogJoint, Noise, ShapeError
 
@@ -29,7 +32,8 @@ def optimizers_side_by_side(optimizers: Sequence[Optimizer]) -> Optimizer:
 
     def init(vector: Tensor) -> tuple:
         if vector.ndim < 2 or len(vector) != len(optimizers):
-            raise ShapeError(f"q0: expected a batch ({len(optimizers)}, *R), a slice for each optimiser, got {tuple(vector.shape[:-1])}.")
+            raise ShapeError(f"q0: expected a batch ({len(optimizers)}, *R), a slice for each optimiser, "
+                             f"got {tuple(vector.shape[:-1])}.")
         return tuple(optimizer.init(part) for optimizer, part in zip(optimizers, vector))
 
     def update(gradient: Tensor, states: tuple, step: int) -> tuple[Tensor, tuple]:
@@ -58,9 +62,45 @@ class Tempered:
         self.log_joint, self.power, self.draw, self.step = log_joint, power, draw, -1
 
     def noise(self, *shape, **options) -> Tensor:
-        """``draw``, which is asked once a step: so the steps are counted."""
+        """The noise of one more step: the clock turns."""
         self.step += 1
         return self.draw(*shape, **options)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.power(max(self.step, 0)) * self.log_joint(z)
+
+
+def rising_power(first: float, num_steps: int) -> Callable[[int], float]:
+    """β_t from ``first`` to 1, where it stays from step ``num_steps`` on; its logarithm rises evenly.
+
+    >>> [round(rising_power(0.01, 100)(step), 2) for step in (0, 50, 100, 300)]
+    [0.01, 0.1, 1.0, 1.0]
+    """
+    return lambda step: first ** max(0.0, 1 - step / num_steps)
+
+
+def every_choice(
+    log_joint: LogJoint, q0: Gaussian, *, optimizers: Sequence[Callable[[Tensor], Optimizer]],
+    powers: Sequence[Callable[[int], float]], step_sizes: Sequence[float], num_samples: int, num_steps: int,
+    record_steps: Sequence[int], generator: torch.Generator,
+) -> Fit:
+    """Fits from q0 (no batch) by every optimiser, with every tempering, at every step size: one program, batch of these three.
+
+    optimizers: step sizes -> optimiser, :func:`vilib.fit.adam` for one.  powers: step t -> β_t, each.  Steps are measured in
+    units of q0, and λ is handed back in the coordinates of z.  The gradient is that of sticking the landing.
+
+    >>> from vilib import MeanFieldGaussian, adam, gaussian_target, rmsprop
+    >>> q0 = MeanFieldGaussian(torch.zeros(1), torch.zeros(1))
+    >>> done = every_choice(gaussian_target(3.0), q0, optimizers=[adam, rmsprop], powers=[lambda step: 1.0],
+    ...                     step_sizes=(0.01, 0.1), num_samples=4, num_steps=60, record_steps=(0, 60),
+    ...                     generator=torch.Generator().manual_seed(0))
+    >>> done.path.shape, bool(done.q.mean[0, 0, 1] > done.q.mean[0, 0, 0])                         # the larger step got farther
+    (torch.Size([2, 2, 1, 2, 2]), True)
+    """
+    q = q0.expand(len(optimizers), len(powers), len(step_sizes))
+    now = lambda step: torch.tensor([[power(step)] for power in powers], dtype=torch.float64)  # noqa: E731
+    tempered = Tempered(InUnitsOf(q, log_joint), now)
+    optimizer = optimizers_side_by_side([make(torch.tensor(step_sizes)) for make in optimizers])
+    done = fit(sticking_the_landing, tempered, standard(q), num_samples=num_samples, num_steps=num_steps, optimizer=optimizer,
+               generator=generator, noise=tempered.noise, record_steps=record_steps)
+    return Fit(done.steps, compose(q0, done.q_at(slice(None))).vector(), done.elbo, done.failed_at, q0)

@@ -74,7 +74,7 @@ def test_axes_and_reference_depend_on_the_model_alone_but_for_the_best_of_the_fa
 
 @pytest.mark.parametrize("model", [name for name in lab.LABS if name != "coin"])
 def test_q_starts_and_the_reference_lies_inside_the_picture(frames, model):
-    (_, (left, right)), (_, (bottom, top)) = lab.LABS[model].axes
+    (left, right), (bottom, top) = (axis.domain for axis in lab.MODELS[model][1:])
     f = frames[model, "mean", 10, "adam", 0.1, "off"]
     x, y = f["ring_x"][~np.isnan(f["ring_x"])], f["ring_y"][~np.isnan(f["ring_y"])]
     assert left < x.min() and x.max() < right and bottom <= y.min() and y.max() < top
@@ -119,7 +119,8 @@ def test_tempered_fits_are_wide_while_beta_is_small(frames):
     off, on = (frames["schools", "mean", 10, "adam", 0.3, tempering]["ratio_x"] for tempering in ("off", "on"))
     middle = [i for i, step in enumerate(lab.KEPT) if 30 <= step <= 60]
     assert (on[middle] > 1.3 * off[middle]).all()
-    assert lab._beta(0)[1].item() == pytest.approx(0.05) and lab._beta(100)[1].item() == lab._beta(250)[1].item() == 1.0
+    beta = lab.TEMPERING["on"][1]
+    assert beta(0) == pytest.approx(0.05) and beta(100) == beta(250) == 1.0
 
 
 def test_what_the_caption_names_is_there(definition, frames):
