@@ -132,7 +132,7 @@ def bad_starts() -> dict[str, BadStart]:
     """All five, by short names.
 
     >>> {name: bad.example.dim for name, bad in bad_starts().items()}
-    {'raw': 3, 'centred': 3, 'schools': 10, 'mixture': 5, 'coin': 1}
+    {'raw': 3, 'centred': 3, 'coin': 1, 'schools': 10, 'mixture': 5}
     """
     return {
         "raw": BadStart(kidiq(), ((14.0, 0.65, 3.2), (3.0, 0.03, 0.1)), "", {"mean": -1883.573, "full": -1881.665}),
