@@ -121,6 +121,7 @@ def test_a_solution_with_code_folds_by_its_heading():
         "#### Exercise 3.1 (Do)", "#### Solution to Exercise 3.1 (Do)", "#### Exercise 3.1 (Do)",
     ]
     assert [bool(c.metadata.get("jp-MarkdownHeadingCollapsed")) for c in heads] == [False, True, False]
+    assert heads[1].source == "#### Solution to Exercise 3.1 (Do)", "what is in the heading's own cell would stay in sight"
 
 
 @pytest.mark.parametrize("after", ["<p>And the chapter goes on.</p>", cell()])

@@ -29,9 +29,9 @@ def description(doctree: nodes.document, longest: int = 200) -> str:
     Sentences with a formula of more than a letter are left out, and so is the line on what a reader should know before.
     """
     asked = [s for s in doctree.findall(nodes.section) if s[0].astext() == "The question"]
-    paragraphs = [p for s in [*asked, doctree] for p in s.findall(nodes.paragraph) if isinstance(p.parent, nodes.section)]
+    paragraphs = {id(p): p for s in [*asked, doctree] for p in s.findall(nodes.paragraph) if isinstance(p.parent, nodes.section)}
     text = ""
-    for paragraph in paragraphs:
+    for paragraph in paragraphs.values():                                           # each once, the question first
         words = "".join(_in_words(node) for node in paragraph.children)
         for sentence in re.split(r"(?<=[.?!]) ", " ".join(words.split())):
             if "\0" not in sentence and not sentence.startswith(("You need:", "Reading time")):

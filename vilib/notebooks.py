@@ -133,6 +133,8 @@ def _pieces(text: str) -> list[str | int]:
         if re.match(r"#{1,4} ", line) and not fenced:
             close()
         lines.append(line)
+        if line.endswith(_FOLD):                                                    # the heading alone stays in sight
+            close()
     close()
     return pieces
 
