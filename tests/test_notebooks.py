@@ -124,9 +124,9 @@ def test_a_solution_with_code_folds_by_its_heading():
     assert heads[1].source == "#### Solution to Exercise 3.1 (Do)", "what is in the heading's own cell would stay in sight"
 
 
-@pytest.mark.parametrize("after", ["<p>And the chapter goes on.</p>", cell()])
-def test_a_solution_stays_open_where_it_would_hide_the_chapter(after):
-    book = made(SOLUTION + after, code("done = True"), code("more = 1"))
+@pytest.mark.parametrize(("after", "more"), [("<p>And the chapter goes on.</p>", []), (cell(), [code("more = 1")])])
+def test_a_solution_stays_open_where_it_would_hide_the_chapter(after, more):
+    book = made(SOLUTION + after, code("done = True"), *more)
     assert not any(c.metadata.get("jp-MarkdownHeadingCollapsed") for c in book.cells)
     assert "\x02" not in str(book)
 
