@@ -133,7 +133,7 @@ def test_a_solution_stays_open_where_it_would_hide_the_chapter(after, more):
 
 def test_a_figure_keeps_its_caption_after_its_cell():
     book = made(cell('<p><span class="caption-number">Fig. 3.1 </span><span>A <em>hill</em>.</span><a class="headerlink" href="#f">#</a></p>'), code("draw()"))
-    assert [c.source for c in book.cells[2:]] == ["draw()", "Fig. 3.1 A *hill*."]
+    assert [c.source for c in book.cells[2:]] == ["draw()", "**Fig. 3.1** A *hill*."]
 
 
 def test_quoted_code_is_fenced_and_not_cut_at_its_comments():

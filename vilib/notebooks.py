@@ -194,6 +194,8 @@ class _Markdown(MarkdownConverter):
             if {"td", "th"} & parent_tags:                                          # a bar would end the table's cell
                 formula = formula.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
             return f"${formula}$"
+        if "caption-number" in classes and el.find_parent("figcaption"):
+            return f"**{text.strip()}** "
         if "label" in classes or "backrefs" in classes:                             # of a reference: its key, and links back
             return ""
         return text
