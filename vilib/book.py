@@ -8,7 +8,8 @@ without make. It does six things:
    one a core;
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
-5. gives an explorable the room beside the text (``book_static/book.css``), and the page a lecture view (``lecture.js``);
+5. gives an explorable the room beside the text (``book_static/book.css``), the page a lecture view (``lecture.js``),
+   and on paper a light one, with the solutions for those who want them there (``page.js``);
 6. offers each page as a notebook (``vilib.notebooks``), to download and, where the repository is known, in Binder and
    Colab; and leaves what a host asks for beside the pages (``vilib.hosting``).
 """
@@ -25,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 
-import nbformat
 from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
@@ -50,7 +50,7 @@ EXPLORABLE = "vilib-explorable"
 #: The class of what lies below the first of them.
 LATER = "vilib-later"
 #: The modules that shape the pages and not the numbers in them.
-DRESS = tuple(PACKAGE / f"{name}.py" for name in ("book", "coverage", "addresses", "hosting", "notebooks"))
+DRESS = tuple(PACKAGE / f"{name}.py" for name in ("book", "coverage", "addresses", "hosting", "notebooks", "plain_markdown"))
 #: Written into the built site: the digest of all that it was made of (see `source_digest`).
 STAMP = ".made-of"
 
@@ -263,40 +263,6 @@ def _all_after(node: nodes.Element) -> Iterator[nodes.Element]:
         node = node.parent
 
 
-def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
-    """Give the page's download button an .ipynb, without outputs: it is there to be run. Before the theme's turn."""
-    executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
-    if _is_notebook(app, pagename) and executed.exists():
-        cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
-        repository = addresses.parse(app.config.vilib_repository)
-        content = notebooks.notebook(context["body"], cells, page=pagename, repository=repository, site=app.config.vilib_site)
-        target = Path(app.outdir) / "_sources" / f"{pagename}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(content, target)
-        context["ipynb_source"] = f"{pagename}.ipynb"
-
-
-def _is_notebook(app, pagename: str) -> bool:
-    return app.builder.name == "html" and "kernelspec" in app.env.metadata.get(pagename, {})
-
-
-def _offer_kernels(app, pagename, templatename, context, doctree) -> None:
-    """Beside the download button, plain links that open the notebook where it can run; none where no repository is known."""
-    repository = addresses.parse(app.config.vilib_repository)
-    if repository is None or not _is_notebook(app, pagename):
-        return
-    places = {"Binder": ("svg", repository.binder(pagename)), "Colab": ("png", repository.colab(pagename))}
-    links = [
-        {"type": "link", "text": name, "tooltip": f"Open in {name}", "icon": f"_static/images/logo_{name.lower()}.{kind}", "url": url}
-        for name, (kind, url) in places.items()
-        if url
-    ]
-    group = {"type": "group", "tooltip": "Run this page", "icon": "fas fa-rocket", "label": "launch-buttons", "buttons": links}
-    buttons = context["header_buttons"]
-    at = next((n for n, each in enumerate(buttons) if each.get("label") == "download-buttons"), -1)
-    buttons.insert(at + 1, group)
-
-
 #: Laying out a long chapter takes half a second, in which nothing answers: what lies below the first explorable waits until
 #: that is drawn. Not for a reader who comes by a link into the page, or comes back to where they were.
 LAYOUT_LATER = """if (!location.hash && performance.getEntriesByType("navigation")[0]?.type === "navigate") {
@@ -346,7 +312,8 @@ def _svg_size(path: Path | None) -> str:
 def _dress_page(app, pagename, templatename, context, doctree) -> None:
     """Decide what this page loads. Runs last."""
     if "body" in context:
-        context["body"] = _images_later(app, context["body"])
+        # docutils makes a list of references whose entries are no list items
+        context["body"] = _images_later(app, context["body"]).replace('role="doc-biblioentry"', 'role="listitem"')
     moves = EXPLORABLE in context.get("body", "")
     if moves:
         app.add_css_file("explorable.css")
@@ -355,6 +322,7 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
         app.add_css_file("lecture.css")
         app.add_js_file("lecture.js", loading_method="defer")
         _explorables_before_formulas(app, context)
+    app.add_js_file("page.js", loading_method="defer")
     if pagename == "search":
         # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.
         app.add_js_file(None, body='if(location.protocol==="file:")DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY=false')
@@ -407,9 +375,9 @@ def setup(app):
         app.add_config_value(name, "", "html")
     app.connect("config-inited", _configure)
     app.connect("env-before-read-docs", _execute_side_by_side)
-    app.connect("html-page-context", _offer_notebook, priority=100)
+    app.connect("html-page-context", notebooks.offer, priority=100)
     app.connect("html-page-context", hosting.preview, priority=600)
-    app.connect("html-page-context", _offer_kernels, priority=600)
+    app.connect("html-page-context", notebooks.offer_kernels, priority=600)
     app.connect("html-page-context", _dress_page, priority=900)
     app.connect("build-finished", _tidy_site, priority=900)
     app.add_post_transform(RoomForExplorables)

@@ -15,14 +15,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urljoin
 
 import nbformat
-from bs4 import BeautifulSoup, Tag
-from markdownify import MarkdownConverter
 from nbformat import NotebookNode
 
-from vilib.addresses import Repository
+from vilib.addresses import Repository, parse
+from vilib.plain_markdown import CELL_LINE, END, FOLD, markdown
 
 #: What a notebook imports, by the name that Python knows; the extra ``notebooks`` of ``pyproject.toml`` installs them all.
 NEEDED = ("vilib", "anywidget", "arviz_stats", "matplotlib", "tqdm")
@@ -36,11 +34,6 @@ METADATA = {
 }
 #: How a cell's code is kept folded, in Jupyter and in Colab.
 FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
-#: Marks, in the Markdown of a whole page, of where a code cell stands, of a heading whose section starts folded, and of its end.
-_CELL = "\x02cell {}\x03"
-_FOLD = "\x02fold\x03"
-_END = "\x02end\x03"
-_CELL_LINE = re.compile(r"^(?:[> ]*)\x02cell (\d+)\x03$")
 
 
 def notebook(
@@ -52,12 +45,10 @@ def notebook(
     ``chapters/elbo``. repository: where vilib is installed from. site: the address of the published book; links within the
     book lead there, and are plain words where it is "". Raises ValueError where page and cells do not belong together.
     """
-    soup = BeautifulSoup(body, "html.parser")
-    writer = _Markdown(page=page, site=site, anchors=_anchors(soup), runs=_runs(cells))
-    pieces, rest = _pieces(writer.convert_soup(soup)), list(writer.runs)
+    text, rest = markdown(body, page=page, site=site, runs=_runs(cells))
     if len(rest) != 1:
         raise ValueError(f"{page}: the page does not show the {len(cells)} code cells that it should")
-    pieces += rest[0]                                                               # run after all that is shown
+    pieces = [*_pieces(text), *rest[0]]                                             # the last ones: run after all that is shown
     made = _fold_solutions(
         [_code_cell(cells[p]) if isinstance(p, int) else nbformat.v4.new_markdown_cell(p) for p in pieces]
     )
@@ -102,12 +93,12 @@ def _fold_solutions(made: list[NotebookNode]) -> list[NotebookNode]:
     """
     heads = [n for n, cell in enumerate(made) if cell.cell_type == "markdown" and cell.source.startswith("#")]
     for start, stop in zip(heads, [*heads[1:], len(made)], strict=True):
-        if _FOLD in made[start].source:
-            end = next((n for n in range(start, stop) if _END in made[n].source), stop)
-            if end == stop - 1 and not made[end].source.partition(_END)[2].strip():
+        if FOLD in made[start].source:
+            end = next((n for n in range(start, stop) if END in made[n].source), stop)
+            if end == stop - 1 and not made[end].source.partition(END)[2].strip():
                 made[start].metadata["jp-MarkdownHeadingCollapsed"] = True
     for cell in made:
-        cell.source = cell.source.replace(_FOLD, "").replace(_END, "").strip("\n")
+        cell.source = cell.source.replace(FOLD, "").replace(END, "").strip("\n")
     return [cell for cell in made if cell.source]
 
 
@@ -124,7 +115,7 @@ def _pieces(text: str) -> list[str | int]:
         lines.clear()
 
     for line in text.splitlines():
-        cell = _CELL_LINE.match(line)
+        cell = CELL_LINE.match(line)
         if cell:
             close()
             pieces.append(int(cell[1]))
@@ -133,7 +124,7 @@ def _pieces(text: str) -> list[str | int]:
         if re.match(r"#{1,4} ", line) and not fenced:
             close()
         lines.append(line)
-        if line.endswith(_FOLD):                                                    # the heading alone stays in sight
+        if line.endswith(FOLD):                                                    # the heading alone stays in sight
             close()
     close()
     return pieces
@@ -149,142 +140,41 @@ def _runs(cells: Sequence[NotebookNode]) -> list[list[int]]:
     return runs
 
 
-def _anchors(soup: BeautifulSoup) -> dict[str, str]:
-    """HTML id of a section -> the anchor that Jupyter gives its heading, for headings of plain words."""
-    found = {}
-    for section in soup.find_all("section"):
-        heading = section.find(re.compile("^h[1-6]$"), recursive=False)
-        if heading is not None and not heading.find(class_="math"):
-            title = "".join(heading.find_all(string=lambda s: s.parent.get("class") != ["headerlink"]))
-            anchor = re.sub(r"\s", "-", title.strip())
-            if re.search(r"[()<>\[\]]", anchor):                                     # these end a link in Markdown
-                continue
-            spans = [each["id"] for each in section.find_all("span", id=True, recursive=False)]
-            found |= dict.fromkeys([section.get("id"), *spans], anchor)
-    return found
+# -- on the pages ------------------------------------------------------------------------------------------------------
 
 
-# -- Markdown ----------------------------------------------------------------------------------------------------------
+def offer(app, pagename, templatename, context, doctree) -> None:
+    """Give the page's download button an .ipynb, without outputs: it is there to be run. Before the theme's turn."""
+    executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+    if _is_notebook(app, pagename) and executed.exists():
+        cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
+        repository = parse(app.config.vilib_repository)
+        content = notebook(context["body"], cells, page=pagename, repository=repository, site=app.config.vilib_site)
+        target = Path(app.outdir) / "_sources" / f"{pagename}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(content, target)
+        context["ipynb_source"] = f"{pagename}.ipynb"
 
 
-class _Markdown(MarkdownConverter):
-    """The HTML of a Sphinx page in Markdown; each converter takes (element, its text in Markdown, the tags around it)."""
-
-    def __init__(self, *, page: str, site: str, anchors: dict[str, str], runs: list[list[int]]) -> None:
-        super().__init__(heading_style="atx", bullets="-", autolinks=False, code_language_callback=self._language)
-        self.page, self.site, self.anchors = page, site, anchors
-        self.runs = iter(runs)
-
-    def escape(self, text, parent_tags):
-        text = re.sub(r"([\\`*_$])", r"\\\1", text)
-        text = re.sub(r"<(?=[a-zA-Z/!])", "&lt;", text)
-        return text.replace("|", r"\|") if "td" in parent_tags or "th" in parent_tags else text
-
-    @staticmethod
-    def _language(pre: Tag) -> str:
-        outer = pre.find_parent("div", class_=re.compile("^highlight-"))
-        name = next((c for c in outer["class"] if c.startswith("highlight-")), "") if outer else ""
-        name = name.removeprefix("highlight-")
-        return {"ipython3": "python", "default": "", "none": "", "text": ""}.get(name, name)
-
-    def convert_span(self, el, text, parent_tags):
-        classes = el.get("class", ())
-        if "math" in classes:
-            formula = _tex(el, r"\(", r"\)")
-            if {"td", "th"} & parent_tags:                                          # a bar would end the table's cell
-                formula = formula.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
-            return f"${formula}$"
-        if "caption-number" in classes and el.find_parent("figcaption"):
-            return f"**{text.strip()}** "
-        if "label" in classes or "backrefs" in classes:                             # of a reference: its key, and links back
-            return ""
-        return text
-
-    def convert_a(self, el, text, parent_tags):
-        href = el.get("href", "")
-        if "headerlink" in el.get("class", ()):
-            return ""
-        if not re.match(r"[a-z][a-z+.-]*:", href):                                  # within the book
-            href = self._within(href)
-            if not href:
-                return text
-        lead, words, trail = re.match(r"(\s*)(.*?)(\s*)$", text, re.S).groups()
-        return f"{lead}[{words}]({href}){trail}" if words else text
-
-    def _within(self, href: str) -> str:
-        """Where a link from this page to another place of the book leads from a notebook; "" if nowhere."""
-        if href.startswith("#") and href[1:] in self.anchors:
-            return "#" + self.anchors[href[1:]]
-        return urljoin(f"{self.site}{self.page}.html", href) if self.site else ""
-
-    def convert_img(self, el, text, parent_tags):
-        source = el.get("src", "")
-        if not re.match(r"(https?|data):", source):
-            source = urljoin(f"{self.site}{self.page}.html", source) if self.site else ""
-        alt = self.escape(el.get("alt", ""), parent_tags)
-        return f"![{alt}]({source})" if source else f"*[{alt}]*"
-
-    def convert_details(self, el, text, parent_tags):
-        return f"\n\n{text.strip()}\n\n"
-
-    def convert_div(self, el, text, parent_tags):
-        classes = set(el.get("class", ()))
-        if "cell" in classes:
-            captions = [self.process_tag(each, set()).strip() for each in el.find_all("figcaption")]
-            return "\n\n" + "\n\n".join([*map(_CELL.format, next(self.runs, ())), *captions]) + "\n\n"
-        if "math" in classes:
-            number = el.find(class_="eqno")
-            tag = ""
-            if number is not None:
-                tag = " \\tag{" + number.get_text().strip("()#¶ ") + "}"
-                number.extract()
-            return "\n\n$$\n" + _tex(el, r"\[", r"\]") + tag + "\n$$\n\n"
-        if "toctree-wrapper" in classes:
-            return ""
-        if "citation" in classes:
-            return f"\n- {text.strip()}\n"
-        if "admonition" not in classes:
-            return super().convert_div(el, text, parent_tags)
-        head, _, rest = text.strip().partition("\n")
-        title = re.sub(r"\s+", " ", head).strip("* ")
-        if "dropdown" in classes and _CELL[:5] not in text:
-            return f"\n\n<details>\n<summary><b>{title}</b></summary>\n\n{rest.strip()}\n\n</details>\n\n"
-        if "dropdown" in classes:                                                   # no HTML goes round a code cell
-            return f"\n\n#### {title}{_FOLD}\n\n{rest.strip()}\n\n{_END}\n\n"
-        if "exercise" in classes:
-            return f"\n\n#### {title}\n\n{rest.strip()}\n\n"
-        return _quoted(text)
-
-    def convert_p(self, el, text, parent_tags):
-        if "admonition-title" in el.get("class", ()):
-            text = "**" + re.sub(r"\s+", " ", text).strip() + "**"
-        return super().convert_p(el, text, parent_tags)
-
-    def convert_figcaption(self, el, text, parent_tags):
-        return f"\n\n{text.strip()}\n\n"
+def _is_notebook(app, pagename: str) -> bool:
+    return app.builder.name == "html" and "kernelspec" in app.env.metadata.get(pagename, {})
 
 
-def _tex(el: Tag, opening: str, closing: str) -> str:
-    """The formula in an element, without what Sphinx put around it."""
-    formula = el.get_text().strip().removeprefix(opening).removesuffix(closing).strip()
-    inside = formula.removeprefix(r"\begin{split}").removesuffix(r"\end{split}").strip()
-    return inside if inside != formula and not _has_lines(inside) else formula
-
-
-def _has_lines(formula: str) -> bool:
-    r"""Whether a formula has a line break, ``\\``, outside of all its environments: it needs one around it."""
-    shorter = formula
-    while True:
-        formula, shorter = shorter, re.sub(r"\\begin\{(\w+\*?)\}(?:(?!\\begin\{).)*?\\end\{\1\}", "", shorter, flags=re.S)
-        if formula == shorter:
-            return r"\\" in formula
-
-
-def _quoted(text: str) -> str:
-    """A block as a quotation; its displayed formulas on one line each, since Jupyter would take the marks for TeX."""
-    one_line = re.sub(r"\$\$\n(.*?)\n\$\$", lambda m: "$$" + " ".join(m[1].split("\n")) + "$$", text.strip(), flags=re.S)
-    lines = re.sub(r"\n{3,}", "\n\n", one_line).split("\n")
-    return "\n\n" + "\n".join(line if _CELL_LINE.match(line) else f"> {line}".rstrip() for line in lines) + "\n\n"
+def offer_kernels(app, pagename, templatename, context, doctree) -> None:
+    """Beside the download button, plain links that open the notebook where it can run; none where no repository is known."""
+    repository = parse(app.config.vilib_repository)
+    if repository is None or not _is_notebook(app, pagename):
+        return
+    places = {"Binder": ("svg", repository.binder(pagename)), "Colab": ("png", repository.colab(pagename))}
+    links = [
+        {"type": "link", "text": name, "tooltip": f"Open in {name}", "icon": f"_static/images/logo_{name.lower()}.{kind}", "url": url}
+        for name, (kind, url) in places.items()
+        if url
+    ]
+    group = {"type": "group", "tooltip": "Run this page", "icon": "fas fa-rocket", "label": "launch-buttons", "buttons": links}
+    buttons = context["header_buttons"]
+    at = next((n for n, each in enumerate(buttons) if each.get("label") == "download-buttons"), -1)
+    buttons.insert(at + 1, group)
 
 
 # -- a folder of them --------------------------------------------------------------------------------------------------
