@@ -165,11 +165,9 @@ def offer_kernels(app, pagename, templatename, context, doctree) -> None:
     repository = parse(app.config.vilib_repository)
     if repository is None or not _is_notebook(app, pagename):
         return
-    places = {"Binder": ("svg", repository.binder(pagename)), "Colab": ("png", repository.colab(pagename))}
-    links = [
-        {"type": "link", "text": name, "tooltip": f"Open in {name}", "icon": f"_static/images/logo_{name.lower()}.{kind}", "url": url}
-        for name, (kind, url) in places.items()
-        if url
+    places = {"Binder": repository.binder(pagename), "Colab": repository.colab(pagename)}
+    links = [                                                                       # the icon is drawn: nothing more to load
+        {"type": "link", "text": name, "tooltip": f"Open in {name}", "icon": "fas fa-play", "url": url} for name, url in places.items() if url
     ]
     group = {"type": "group", "tooltip": "Run this page", "icon": "fas fa-rocket", "label": "launch-buttons", "buttons": links}
     buttons = context["header_buttons"]
