@@ -1,7 +1,7 @@
 """The book's Sphinx extension: what Jupyter Book's own settings cannot say.
 
 A plain ``jupyter-book build .`` loads it by name (``_config.yml``), so the book comes out the same with or
-without make. It does five things:
+without make. It does six things:
 
 1. turns recording on for the kernels that execute the chapters, so that explorables leave an island in the page;
 2. keys the cache of executed chapters on the contents of ``vilib/``: change a formula and the chapters run again,
@@ -9,7 +9,9 @@ without make. It does five things:
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
 5. gives an explorable the room beside the text (``book_static/book.css``), the page a lecture view (``lecture.js``),
-   and on paper a light one, with the solutions for those who want them there (``page.js``).
+   and on paper a light one, with the solutions for those who want them there (``page.js``);
+6. offers each page as a notebook (``vilib.notebooks``), to download and, where the repository is known, in Binder and
+   Colab; and leaves what a host asks for beside the pages (``vilib.hosting``).
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 
-import nbformat
 from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
@@ -33,8 +34,11 @@ from myst_nb.core.read import create_nb_reader
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.plain import Style as PlainStyle
 from pybtex.style.labels import BaseLabelStyle
+from sphinx.errors import ConfigError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
+
+from vilib import addresses, hosting, notebooks
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ EXPLORABLE_STATIC = PACKAGE / "explorables" / "static"
 EXPLORABLE = "vilib-explorable"
 #: The class of what lies below the first of them.
 LATER = "vilib-later"
+#: The modules that shape the pages and not the numbers in them.
+DRESS = tuple(PACKAGE / f"{name}.py" for name in ("book", "coverage", "addresses", "hosting", "notebooks", "plain_markdown"))
 #: Written into the built site: the digest of all that it was made of (see `source_digest`).
 STAMP = ".made-of"
 
@@ -79,7 +85,7 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 
     The front end and this extension are left out: they shape the page, not the numbers in it.
     """
-    aside = (package / "book.py", package / "coverage.py", package / "book_static", package / "explorables" / "static")
+    aside = (*(package / path.name for path in DRESS), package / "book_static", package / "explorables" / "static")
     files = [p for p in _package_files(package) if not any(p == a or a in p.parents for a in aside)]
     return _digest(files, package)
 
@@ -113,8 +119,14 @@ def _configure(app, config) -> None:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
     # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
-    dress = [PACKAGE / "book.py", PACKAGE / "coverage.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
-    config.vilib_page_digest = _digest(dress, PACKAGE)
+    config.vilib_page_digest = _digest([*DRESS, *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)], PACKAGE)
+
+    try:
+        found = addresses.repository(Path(app.srcdir), config.html_theme_options.get("repository_url", ""))
+        config.vilib_site = config.html_baseurl = addresses.site(config.html_baseurl)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    config.vilib_repository = found.url if found else ""
 
     # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.
     for listeners in app.events.listeners.values():
@@ -251,21 +263,6 @@ def _all_after(node: nodes.Element) -> Iterator[nodes.Element]:
         node = node.parent
 
 
-def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
-    """Give the page's download button an .ipynb, without outputs: it is there to be run. Before the theme's turn."""
-    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
-    if app.builder.name == "html" and "kernelspec" in app.env.metadata.get(pagename, {}) and notebook.exists():
-        content = nbformat.read(notebook, as_version=4)
-        content.metadata.pop("widgets", None)
-        for cell in content.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-        target = Path(app.outdir) / "_sources" / f"{pagename}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(content, target)
-        context["ipynb_source"] = f"{pagename}.ipynb"
-
-
 #: Laying out a long chapter takes half a second, in which nothing answers: what lies below the first explorable waits until
 #: that is drawn. Not for a reader who comes by a link into the page, or comes back to where they were.
 LAYOUT_LATER = """if (!location.hash && performance.getEntriesByType("navigation")[0]?.type === "navigate") {
@@ -364,6 +361,7 @@ def _tidy_site(app, exception) -> None:
     shutil.rmtree(out / "_static" / "vendor", ignore_errors=True)
     for unused in [*(out / "_static").rglob("*.map"), *((out / "_static" / name) for name in UNUSED_ASSETS)]:
         unused.unlink(missing_ok=True)
+    hosting.write_files(app)
     if app._warncount == 0:  # Sphinx turns it into an exit status only after this event
         (out / STAMP).write_text(source_digest(Path(app.srcdir)))
 
@@ -373,10 +371,13 @@ def setup(app):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small tensors: a second thread costs more than it brings
     os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
     register_plugin("pybtex.style.formatting", "vilib", References)
-    app.add_config_value("vilib_page_digest", "", "html")
+    for name in ("vilib_page_digest", "vilib_repository", "vilib_site"):
+        app.add_config_value(name, "", "html")
     app.connect("config-inited", _configure)
     app.connect("env-before-read-docs", _execute_side_by_side)
-    app.connect("html-page-context", _offer_notebook, priority=100)
+    app.connect("html-page-context", notebooks.offer, priority=100)
+    app.connect("html-page-context", hosting.preview, priority=600)
+    app.connect("html-page-context", notebooks.offer_kernels, priority=600)
     app.connect("html-page-context", _dress_page, priority=900)
     app.connect("build-finished", _tidy_site, priority=900)
     app.add_post_transform(RoomForExplorables)
