@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from vilib.checking import Report
+from vilib.checks import Report, failed, raised
 from vilib.models import Model
 from vilib.noise import normal
-from vilib.types import VilibError
 
 
 def check_model(
@@ -35,7 +34,6 @@ def check_model(
     >>> check_model(mine, terms, {"rate": constraints.positive}).slip
     'the prior of rate missing'
     """
-    failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
     right = Model(lambda theta: sum(term(theta) for term in terms.values()), supports, shapes)
     if not isinstance(model, Model):
         return failed("no Model", f"Expected a vilib.Model, got {type(model).__name__}: wrap your function, Model(log_joint, supports, shapes).")
@@ -50,8 +48,8 @@ def check_model(
                           "them: where the density is zero or undefined the ELBO is −∞, and where it is not, you have another model.")
     try:
         mine = model(z) - model._constrain(z)[1]                                          # what the reader's function returned
-    except (VilibError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        return failed("raises", f"It raised {type(error).__name__}: {error}")
+    except Exception as error:
+        return raised(error, f"on z of shape {tuple(z.shape)}")
     if bool((mine == -torch.inf).any()):
         where = {name: value[mine == -torch.inf][0].tolist() for name, value in theta.items()}
         return failed("zero density", f"It returns −inf at {where}, {(mine == -torch.inf).double().mean():.0%} of the places tried, where the right "
@@ -68,11 +66,10 @@ def _wrong_names(model: Model, right: Model) -> Report | None:
     missing, extra = sorted(right.shapes.keys() - model.shapes.keys()), sorted(model.shapes.keys() - right.shapes.keys())
     if missing or extra:
         parts = [f"{what} {', '.join(names)}" for what, names in (("without", missing), ("with an unknown", extra)) if names]
-        return Report(False, (f"The supports name {sorted(model.shapes)}, {' and '.join(parts)}. Expected {sorted(right.shapes)}.",), "names")
+        return failed("names", f"The supports name {sorted(model.shapes)}, {' and '.join(parts)}. Expected {sorted(right.shapes)}.")
     for name, shape in right.shapes.items():
         if model.shapes[name] != shape:
-            return Report(False, (f"One draw of {name} has shape {shape}, and you say {model.shapes[name]}. Give it in shapes={{{name!r}: {shape}}}.",),
-                          "shape")
+            return failed("shape", f"One draw of {name} has shape {shape}, and you say {model.shapes[name]}. Give it in shapes={{{name!r}: {shape}}}.")
     return None
 
 
@@ -98,18 +95,18 @@ def _explained(difference: Tensor, columns: dict[str, Tensor], log_jacobian: Ten
         for value in (-1.0, 1.0, 1 / num_observations - 1):
             said = _said(name, value, num_observations)
             if said is not None and flat(difference - value * column):
-                return Report(False, (said[1],), said[0])
+                return failed(*said)
     design = torch.stack([*columns.values(), torch.ones_like(difference)], -1) / size_at.unsqueeze(-1)
     size = design.abs().amax(0).clamp_min(1e-300)
     found = torch.linalg.lstsq(design / size, (difference / size_at).double().unsqueeze(-1), driver="gelsd").solution[:, 0] / size
     if (design @ found - difference / size_at).abs().max() < 1e-6:
         times = {name: value + (name != "log |det J|") for name, value in zip(columns, found.tolist())}
         shares = ", ".join(f"{value:.3g} × {name}" for name, value in times.items())
-        return Report(False, (f"It is {shares}, where each term should count once and log |det J| not at all.",), "weights")
+        return failed("weights", f"It is {shares}, where each term should count once and log |det J| not at all.")
     worst = int((difference - difference.median()).abs().argmax())
-    return Report(False, (f"Its log density is not the right one, by up to {(difference - difference.median())[worst].abs():.3g} nats beyond a constant, and no "
-                          "slip that we know explains it. Look at each term alone: the arguments of its distribution, and standard deviation "
-                          "against variance.",), None)
+    return failed(None, f"Its log density is not the right one, by up to {(difference - difference.median())[worst].abs():.3g} nats beyond a constant, "
+                  "and no slip that we know explains it. Look at each term alone: the arguments of its distribution, and standard deviation against "
+                  "variance.")
 
 
 def _said(name: str, value: float, num_observations: int) -> tuple[str, str] | None:
