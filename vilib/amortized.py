@@ -84,9 +84,7 @@ class VAE(nn.Module):
                     f"data: {data.dtype} on '{data.device}', but {name} is {parameter.dtype} on '{parameter.device}'. "
                     f"Move one to the other: data.to({parameter.dtype}), or vae.to(data)."
                 )
-        if not bool(data.isfinite().all()):
-            row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
-            raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")
+        check_finite(data)
         if hasattr(self.decoder, "check_data"):
             self.decoder.check_data(data)
         some = data[:2]
@@ -236,6 +234,16 @@ def mlp_vae(
     encoder = mlp([*widths, 2 * num_latent], generator=generator, dtype=dtype)
     decode = mlp([num_latent, *reversed(widths)], generator=generator, dtype=dtype)
     return VAE(Encoder(encoder, MeanFieldGaussian(torch.zeros(num_latent), torch.zeros(num_latent))), decoder(decode))
+
+
+def check_finite(data: Tensor) -> None:
+    """Raise VilibError if a row of data (N, ...) holds nan or an infinity.
+
+    >>> check_finite(torch.zeros(3, 2))
+    """
+    if not bool(data.isfinite().all()):
+        row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")
 
 
 def _described(value) -> str:
