@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from helpers import every_family, readers_model, seeded
+from helpers import FAMILIES, readers_model, seeded
 
 from vilib import NonFiniteLogJoint, gaussian_target, models, normal
 from vilib.models import value_and_slope
 
 close = torch.testing.assert_close
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 LARGE = (40, 30, 20)                                                      # 24,000 numbers: more than models._SMALL
 
 

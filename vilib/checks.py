@@ -82,10 +82,12 @@ def axis_advice(result: Any) -> str:
     return "It averaged over the replicates too. " * whole + "Average over the S draws, the first axis: .mean(0)."
 
 
-def all_and_alone(estimate: Callable, log_joint: LogJoint, q, eps: Tensor, where: str) -> tuple[Any, Any] | Report:
+def all_and_alone(
+    estimate: Callable[..., Any], log_joint: LogJoint, q: Any, eps: Tensor, where: str,
+) -> tuple[Any, Any] | Report:
     """``estimate(log_joint, q, eps)`` on all replicates, and on the first two without the others; or that it raised."""
     try:
-        return tuple(estimate(log_joint, q.expand(r), eps[:, :r]) for r in (eps.shape[1], 2))
+        return estimate(log_joint, q.expand(eps.shape[1]), eps), estimate(log_joint, q.expand(2), eps[:, :2])
     except Exception as error:
         return raised(error, f"on {where}, eps of shape {tuple(eps.shape)}")
 
@@ -109,13 +111,15 @@ def unusable(result: Any, alone: Any, eps: Tensor, where: str, name: str = "") -
 
 
 def on_every(
-    cases: Iterable[tuple], sample_counts: tuple[int, ...], num_replicates: int, seed: int, run: Callable,
-) -> list | Report:
+    cases: Iterable[tuple[str, LogJoint, Any]], sample_counts: tuple[int, ...], num_replicates: int, seed: int,
+    run: Callable[..., Any],
+) -> list[Any] | Report:
     """``run(name, log_joint, q, S, eps)`` for each case (name, log joint, q) and each S; or its first Report.
 
     eps: (S, R, D), float64, R = num_replicates; the same seed gives the same noise.
     """
-    results, generator = [], torch.Generator().manual_seed(seed)
+    results: list[Any] = []
+    generator = torch.Generator().manual_seed(seed)
     for name, log_joint, q in cases:
         for num_samples in sample_counts:
             eps = normal(num_samples, (num_replicates,), q.dim, generator=generator, dtype=torch.float64)
@@ -165,7 +169,8 @@ def alarm(false_alarm: float, num_tests: int) -> float:
 
 
 def explanation(
-    slips: Mapping[str, tuple[Callable | tuple[Callable, ...], str]], fits: Callable[[Callable], bool],
+    slips: Mapping[str, tuple[Callable[..., Any] | tuple[Callable[..., Any], ...], str]],
+    fits: Callable[[Callable[..., Any]], bool],
 ) -> tuple[str, str] | None:
     """The first slip of which a prediction fits, as (its name, what to say about it); None if none does.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -322,7 +323,7 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     return (x.movedim(0, -2) @ matrix.mT).movedim(-2, 0)
 
 
-def check_noise(q, eps: Tensor) -> None:
+def check_noise(q: Any, eps: Tensor) -> None:
     """Raise ShapeError if eps is not (S, *R, D) for this q, of whatever family."""
     expected = (*q.batch_shape, q.dim)
     if eps.shape[1:] != expected:
