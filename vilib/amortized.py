@@ -21,7 +21,7 @@ from vilib.estimators import _path, value_of
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate
 from vilib.networks import BernoulliDecoder, Encoder, mlp
-from vilib.types import Estimator, LogJoint, ShapeError, VilibError
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_finite
 
 # ---- the variational auto-encoder -----------------------------------------------------------------------------------
 
@@ -234,16 +234,6 @@ def mlp_vae(
     encoder = mlp([*widths, 2 * num_latent], generator=generator, dtype=dtype)
     decode = mlp([num_latent, *reversed(widths)], generator=generator, dtype=dtype)
     return VAE(Encoder(encoder, MeanFieldGaussian(torch.zeros(num_latent), torch.zeros(num_latent))), decoder(decode))
-
-
-def check_finite(data: Tensor) -> None:
-    """Raise VilibError if a row of data (N, ...) holds nan or an infinity.
-
-    >>> check_finite(torch.zeros(3, 2))
-    """
-    if not bool(data.isfinite().all()):
-        row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
-        raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")
 
 
 def _described(value) -> str:

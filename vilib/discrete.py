@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softplus
 
-from vilib.families import Gaussian, check_noise
-from vilib.types import NotReparameterizable, ShapeError
+from vilib.families import Gaussian
+from vilib.types import NotReparameterizable, ShapeError, check_noise
 
 #: As many states as a sum over all of them may have.
 MOST_STATES = 2**20

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vilib.types import ShapeError
+from vilib.types import ShapeError, check_noise
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -321,14 +320,4 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.ndim == 2:
         return x @ matrix.mT
     return (x.movedim(0, -2) @ matrix.mT).movedim(-2, 0)
-
-
-def check_noise(q: Any, eps: Tensor) -> None:
-    """Raise ShapeError if eps is not (S, *R, D) for this q, of whatever family."""
-    expected = (*q.batch_shape, q.dim)
-    if eps.shape[1:] != expected:
-        raise ShapeError(
-            f"eps: expected (S, *R, D) = (S, {', '.join(map(str, expected))}) for this q, got {tuple(eps.shape)}. "
-            "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
-        )
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from vilib.amortized import VAE, check_finite, kl_to_standard_normal
+from vilib.amortized import VAE, kl_to_standard_normal
 from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.networks import Encoder, GaussianDecoder, mlp
-from vilib.types import ShapeError, VilibError
+from vilib.types import ShapeError, VilibError, check_finite
 
 
 @dataclass(frozen=True, eq=False)
