@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class BiasedEstimator(VilibError, AssertionError):
 
 
 def check_unbiased(
-    estimator: Callable, *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
+    estimator: Callable[..., Any], *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
     false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimator(log_joint, q, eps)`` statistically, and say in words what is wrong.
@@ -55,7 +56,7 @@ def check_unbiased(
     return found[0] if found else _praise(runs, threshold, num_tests, num_replicates)
 
 
-def assert_unbiased(estimator: Callable, **options) -> Report:
+def assert_unbiased(estimator: Callable[..., Any], **options: Any) -> Report:
     """:func:`check_unbiased`, but raise BiasedEstimator with the report if it fails.
 
     >>> from vilib import leave_one_out
@@ -83,7 +84,7 @@ class _Run:
         return z_scores(self.gradients, predicted)
 
 
-def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
+def _run(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> _Run | Report:
     """Run it on all replicates at once; a Report if the result is unusable."""
     try:
         vector, result = _call(estimator, problem, eps)
@@ -108,7 +109,7 @@ def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
     return _Run(problem, result.detach() if result.ndim == 1 else None, gradients, eps)
 
 
-def _call(estimator, problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
+def _call(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
     vector = problem.q.vector().expand(eps.shape[1], -1).clone().requires_grad_()
     return vector, estimator(problem.target, problem.q.with_vector(vector), eps)
 
@@ -119,7 +120,7 @@ def _gradients(vector: Tensor, result: Tensor) -> Tensor:
     return torch.autograd.grad(result.sum(), vector)[0]
 
 
-def _shape_advice(result, problem: Problem, eps: Tensor, vector: Tensor) -> str:
+def _shape_advice(result: Any, problem: Problem, eps: Tensor, vector: Tensor) -> str:
     return (f"It returned {described(result)}, expected one number a replicate (*R) = {tuple(vector.shape[:-1])}, or a gradient (*R, P) = "
             f"{tuple(vector.shape)}, for eps {tuple(eps.shape)} = (S, *R, D) on {problem.name}. {axis_advice(result)}")
 
@@ -128,7 +129,7 @@ def _shape_advice(result, problem: Problem, eps: Tensor, vector: Tensor) -> str:
 
 
 def _gradient_report(runs: list[_Run], threshold: float) -> Report | None:
-    worst, largest = None, 0.0
+    worst, largest = (runs[0], 0), 0.0
     for run in runs:
         z = run.z_scores(run.problem.gradient).abs()
         if z.max() > largest:
@@ -167,13 +168,13 @@ def _innocent(runs: list[_Run], threshold: float) -> tuple[str, ...]:
 
 def _value_report(runs: list[_Run], threshold: float) -> Report | None:
     runs = [run for run in runs if run.values is not None]
-    scores = lambda of: [z_scores(r.values, of(r.problem)).abs().item() for r in runs]  # noqa: E731
+    scores = lambda of: [z_scores(cast(Tensor, r.values), of(r.problem)).abs().item() for r in runs]  # noqa: E731
     exact = scores(lambda p: p.value)
     if not runs or max(exact) <= threshold:
         return None
     run = runs[exact.index(max(exact))]
     what = "E_q[f]" if run.problem.expectation else "the ELBO"
-    facts = f"On {run.problem.where} its mean is {run.values.mean():.3g}, {what} is {run.problem.value:.3g}."
+    facts = f"On {run.problem.where} its mean is {cast(Tensor, run.values).mean():.3g}, {what} is {run.problem.value:.3g}."
     slip, words = explanation(VALUE_SLIPS, lambda predict: max(scores(predict)) <= threshold) or (
         "value", "it may be the surrogate that you differentiate. value_of(v, gradient_of=s) keeps the two apart.")
     return Report(False, (f"The gradient is right, but the value does not match {what}: {words}", facts), slip, max(exact), threshold)

@@ -7,6 +7,7 @@ be that number. If it could not, it looks for the slip that explains all the mea
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ ELBO_SLIPS: dict[str, tuple[Callable[[Problem], Tensor], str]] = {
 
 
 def check_elbo(
-    estimate: Callable, *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000, false_alarm: float = 1e-6, seed: int = 0,
+    estimate: Callable[..., Any], *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000, false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimate(log_joint, q, eps)`` as an unbiased estimate of the ELBO (eq:elbo), and say in words what is wrong.
 
@@ -89,7 +90,7 @@ def check_elbo(
                           + "; ".join(f"{r.problem.where}: {r.mean:.3f} for {r.problem.value:.3f}" for r in runs) + "."), None, largest, threshold)
 
 
-def _run(estimate: Callable, problem: Problem, eps: Tensor) -> Estimates | Report:
+def _run(estimate: Callable[..., Any], problem: Problem, eps: Tensor) -> Estimates | Report:
     results = all_and_alone(estimate, problem.target, problem.q, eps, problem.where)
     if isinstance(results, Report):
         return results
