@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from helpers import FAMILIES, full_rank, gaussian, mean_field, seeded
+from helpers import every_batch, every_family, full_rank, gaussian, mean_field, noise_for, seeded
 from torch.distributions import MultivariateNormal
 
-from vilib import FullRankGaussian, MeanFieldGaussian, ShapeError, expectation, normal
+from vilib import FullRankGaussian, MeanFieldGaussian, ShapeError, expectation
 
 close = torch.testing.assert_close
-every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
-every_batch = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
-
-
-def noise_for(q, num_samples=5):
-    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(), dtype=q.mean.dtype)
 
 
 def per_draw_gradient(function, q, num_draws):

@@ -100,10 +100,3 @@ def test_the_wrong_shape_is_told_what_was_expected():
     message = " ".join(str(check_kl(with_error(lambda terms: terms.std()))).split())
     assert "a standard error of shape ()" in message and "averaged over the replicates too" in message
     assert "returned 3 things" in str(check_kl(lambda log_p, q, eps: (eps[0, :, 0],) * 3))
-
-
-def test_the_global_seed_is_left_alone():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    check_kl(RIGHT["k1"])
-    assert torch.equal(before, torch.get_rng_state())

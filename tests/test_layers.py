@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"],
-    ["models", "distribution_functions"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
+    ["models", "distribution_functions", "checks"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],

@@ -21,7 +21,7 @@ from vilib.estimators import _path, value_of
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate
 from vilib.networks import BernoulliDecoder, Encoder, mlp
-from vilib.types import Estimator, LogJoint, ShapeError, VilibError
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_finite
 
 # ---- the variational auto-encoder -----------------------------------------------------------------------------------
 
@@ -84,9 +84,7 @@ class VAE(nn.Module):
                     f"data: {data.dtype} on '{data.device}', but {name} is {parameter.dtype} on '{parameter.device}'. "
                     f"Move one to the other: data.to({parameter.dtype}), or vae.to(data)."
                 )
-        if not bool(data.isfinite().all()):
-            row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
-            raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")
+        check_finite(data)
         if hasattr(self.decoder, "check_data"):
             self.decoder.check_data(data)
         some = data[:2]

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vilib.checking import Report, check_unbiased
+from vilib.checking import check_unbiased
+from vilib.checks import Report, explanation
 from vilib.control_variates import leave_one_out_mean, other_half_mean
 from vilib.noise import normal
 from vilib.slips import cases
@@ -79,12 +80,10 @@ def check_leave_one_out(estimator: Callable, *, seed: int = 0, **options) -> Rep
     ratio = (found.var(0) / _by(of_others, *draws).var(0)).tolist()
     price = (f"It is unbiased. Beside leave-one-out its variance is mu {ratio[0]:.2g}×, omega {ratio[1]:.2g}× ({name}, "
              f"S = {_SAMPLES}).")
-    for slip, (rule, words) in RULES.items():
-        if obeys(rule):
-            return Report(False, (words, price), slip, report.largest_z, report.threshold)
-    return Report(False, (
+    slip, words = explanation(RULES, obeys) or (None, (
         "It is unbiased, but not leave-one-out: its baselines are not the means of the others' f (eq:leave-one-out), and "
-        "no rule that we know explains the numbers.", price), None, report.largest_z, report.threshold)
+        "no rule that we know explains the numbers."))
+    return Report(False, (words, price), slip, report.largest_z, report.threshold)
 
 
 def _by(rule: Callable, log_p: Tensor, log_q: Tensor, score: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vilib.cavi import gaussian_of, precision_of, update_gaussian_factor
-from vilib.checking import Report
+from vilib.checks import Report, described, explanation, failed, raised
 from vilib.divergences import gaussian_kl
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 
@@ -118,7 +118,7 @@ def check_coordinate_update(update: Callable) -> Report:
         try:
             result = update(case.q, case.i, case.p.mean, case.precision)
         except Exception as error:
-            return Report(False, (f"It raised {type(error).__name__} on {case.where}: {error}",), "raises")
+            return raised(error, f"on {case.where}")
         complaint = _unusable(case, result)
         if complaint is not None:
             return complaint
@@ -129,18 +129,18 @@ def check_coordinate_update(update: Callable) -> Report:
 
 def _unusable(case: _Case, result) -> Report | None:
     if not isinstance(result, MeanFieldGaussian) or result.mu.shape != case.q.mu.shape:
-        got = f"shape {tuple(result.mu.shape)}" if isinstance(result, MeanFieldGaussian) else type(result).__name__
-        return Report(False, (f"It returned {got}, expected a MeanFieldGaussian of D = {case.p.dim} coordinates, all "
-                              "of them: factor i is new, the others are as they were.",), "shape")
+        got = described(result.mu if isinstance(result, MeanFieldGaussian) else result)
+        return failed("shape", f"It returned {got}, expected a MeanFieldGaussian of D = {case.p.dim} coordinates, all of them: factor i is new, "
+                      "the others are as they were.")
     if not bool(torch.isfinite(result.vector()).all()):
-        return Report(False, (f"mu or omega is not finite on {case.where}.",), "not finite")
+        return failed("not finite", f"mu or omega is not finite on {case.where}.")
     others = torch.arange(case.p.dim) != case.i
     same = lambda name: _close(getattr(result, name)[others], getattr(case.q, name)[others])  # noqa: E731
     moved = [name for name in ("mu", "omega") if not same(name)]
     if moved:
         words = (f"On {case.where} it changed {' and '.join(moved)} of other factors too. Each factor is optimal "
                  "*given the others as they are*; change several at once, and the ELBO can fall.")
-        return Report(False, (words, _elbo_words(case, result)), "moved others")
+        return failed("moved others", words, _elbo_words(case, result))
     return None
 
 
@@ -153,16 +153,16 @@ def _explained(results: list[tuple[_Case, MeanFieldGaussian]]) -> Report | None:
         if all(_close(at[name](case, q), at[name](case, right(case))) for case, q in results):
             continue
         explains = lambda lead: all(_close(at[name](c, q), lead(c)) for c, q in results)  # noqa: B023, E731
-        slip = next((s for s, (lead, _) in slips.items() if explains(lead)), None)
+        unknown = None, f"{name}_i is not at its optimum, and no single slip that we know explains it."
+        slip, said = explanation(slips, explains) or unknown
         case, q = max(results, key=lambda both: abs(at[name](*both) - at[name](both[0], right(both[0]))).item())
         fact = f"On {case.where} {name}_i is {at[name](case, q):.4f}, the optimum {at[name](case, right(case)):.4f}."
-        unknown = f"{name}_i is not at its optimum, and no single slip that we know explains it."
-        words += [slips[slip][1] if slip else unknown, fact]
+        words += [said, fact]
         names.append(slip)
     if not words:
         return None
     fallen = min(results, key=lambda both: both[0].elbo(both[1]) - both[0].elbo(both[0].q))
-    return Report(False, (*words, _elbo_words(*fallen)), next((name for name in names if name), None))
+    return failed(next((name for name in names if name), None), *words, _elbo_words(*fallen))
 
 
 def _elbo_words(case: _Case, q: MeanFieldGaussian) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softplus
 
 from vilib.families import Gaussian
-from vilib.types import NotReparameterizable, ShapeError
+from vilib.types import NotReparameterizable, ShapeError, check_noise
 
 #: As many states as a sum over all of them may have.
 MOST_STATES = 2**20
@@ -63,14 +63,6 @@ class _Discrete:
         return type(self)(*(parameter.expand(*batch, *parameter.shape)
                             for parameter in (getattr(self, field.name) for field in fields(self))))
 
-    def _check_noise(self, eps: Tensor) -> None:
-        expected = (*self.batch_shape, self.dim)
-        if eps.shape[1:] != expected:
-            raise ShapeError(
-                f"eps: expected (S, *R, D) = (S, {', '.join(map(str, expected))}) for this q, got {tuple(eps.shape)}. "
-                "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class FactorizedBernoulli(_Discrete):
@@ -105,7 +97,7 @@ class FactorizedBernoulli(_Discrete):
 
     def sample(self, eps: Tensor) -> Tensor:
         """Draws of 0. and 1., (S, *R, D): z = 1 where Φ(ε) > 1 − θ, that is Φ(−ε) < θ, exact for a small θ too."""
-        self._check_noise(eps)
+        check_noise(self, eps)
         with torch.no_grad():
             return (_phi(-eps) < self.mean).to(self.logits.dtype)
 
@@ -182,7 +174,7 @@ class FactorizedCategorical(_Discrete):
 
     def sample(self, eps: Tensor) -> Tensor:
         """Draws as class numbers, (S, *R, D): how many of the sums π_0, π_0 + π_1, … Φ(ε) exceeds."""
-        self._check_noise(eps)
+        check_noise(self, eps)
         with torch.no_grad():
             bounds = self.probabilities.cumsum(-1)[..., :-1]
             return (_phi(eps).unsqueeze(-1) > bounds).sum(-1).to(self.logits.dtype)

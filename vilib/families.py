@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vilib.types import ShapeError
+from vilib.types import ShapeError, check_noise
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -121,7 +121,7 @@ class MeanFieldGaussian(_Gaussian):
 
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + σ ε, (S, *R, D), differentiable in λ.  (eq:reparameterisation)"""
-        _check_noise(self, eps)
+        check_noise(self, eps)
         return torch.addcmul(self.mu, self.omega.exp(), eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class FullRankGaussian(_Gaussian):
 
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + L ε, (S, *R, D), differentiable in λ.  (eq:full-rank)"""
-        _check_noise(self, eps)
+        check_noise(self, eps)
         return self.mu + _apply(self.scale_tril, eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
@@ -320,12 +320,4 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.ndim == 2:
         return x @ matrix.mT
     return (x.movedim(0, -2) @ matrix.mT).movedim(-2, 0)
-
-
-def _check_noise(q: Gaussian, eps: Tensor) -> None:
-    if eps.shape[1:] != q.mu.shape:
-        raise ShapeError(
-            f"eps: expected (S, *R, D) = (S, {', '.join(map(str, q.mu.shape))}) for this q, got {tuple(eps.shape)}. "
-            "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
-        )
 

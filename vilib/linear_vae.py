@@ -17,7 +17,7 @@ from torch.distributions import LowRankMultivariateNormal
 from vilib.amortized import VAE, kl_to_standard_normal
 from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.networks import Encoder, GaussianDecoder, mlp
-from vilib.types import ShapeError, VilibError
+from vilib.types import ShapeError, VilibError, check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,7 @@ def ppca(data: Tensor, num_latent: int) -> PPCA:
             f"num_latent: expected 1 ≤ num_latent < P for data (N, P), got {num_latent} for data of shape "
             f"{tuple(data.shape)}."
         )
-    if not bool(data.isfinite().all()):
-        raise VilibError("data: it holds nan or an infinity. Leave such rows out, or fill them in.")
+    check_finite(data)
     mean = data.mean(0)
     _, singular, directions = torch.linalg.svd(data - mean, full_matrices=False)
     eigenvalues = data.new_zeros(data.shape[-1])

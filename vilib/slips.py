@@ -108,3 +108,13 @@ VALUE_SLIPS: dict[str, tuple[Callable[[Problem], Tensor], str]] = {
     "value without entropy": (lambda p: p.value - p.q.entropy(), "it is E[log p] alone. Add the entropy, or subtract log q(z) (eq:elbo)."),
     "value is zero": (lambda p: 0 * p.value, "it is zero. value_of(v, gradient_of=s) puts the number v on the surrogate s."),
 }
+
+#: Draws of another q of the family, where all else is right: name -> (its λ, given q; what to say about it).
+WRONG_DRAWS: dict[str, tuple[Callable[[MeanFieldGaussian], Tensor], str]] = {
+    "draws of the noise": (lambda q: torch.zeros_like(q.vector()),
+        "z is ε itself, a draw from N(0, I) and not from q: use z = q.sample(eps), which is μ + σ ε."),
+    "variance for standard deviation": (lambda q: torch.cat([q.mu, 2 * q.omega], -1),
+        "z is μ + σ² ε, whose variance is σ⁴: the noise is multiplied by the standard deviation, z = μ + σ ε."),
+    "draws with omega": (lambda q: torch.cat([q.mu, q.omega.abs().log()], -1),
+        "z is μ + ω ε: omega is log σ, so the noise is multiplied by omega.exp()."),
+}

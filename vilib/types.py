@@ -129,3 +129,23 @@ def check_generator(generator: torch.Generator | None, device: torch.device | st
             f"Pass torch.Generator('{device}').manual_seed(0), or move the parameters."
         )
     return generator
+
+
+def check_noise(q: Any, eps: Tensor) -> None:
+    """Raise ShapeError if eps is not (S, *R, D) for this q, of whatever family."""
+    expected = (*q.batch_shape, q.dim)
+    if eps.shape[1:] != expected:
+        raise ShapeError(
+            f"eps: expected (S, *R, D) = (S, {', '.join(map(str, expected))}) for this q, got {tuple(eps.shape)}. "
+            "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
+        )
+
+
+def check_finite(data: Tensor) -> None:
+    """Raise VilibError if a row of data (N, ...) holds nan or an infinity.
+
+    >>> check_finite(torch.zeros(3, 2))
+    """
+    if not bool(data.isfinite().all()):
+        row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")

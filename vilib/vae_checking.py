@@ -7,14 +7,14 @@ draws of the noise with −ELBO, then its gradient.  If they differ it looks for
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from vilib.checking import Report
+from vilib.checks import Report, alarm, described, failed, raised, z_scores
 from vilib.noise import normal
 
 #: (N, P, D, S) of the problems: no two alike, so that a mean over the wrong axis shows.
@@ -146,7 +146,7 @@ class _Run:
         return _largest_z(self.gradients - torch.stack(own))
 
 
-def check_vae_loss(loss: Callable, *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
+def check_vae_loss(loss: Callable[..., Any], *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
     """Test ``loss(decode, x, mu, omega, eps)`` as −ELBO of a minibatch (eq:vae-loss), and say in words what is wrong.
 
     loss: decode takes z (S, N, D) to logits (S, N, P); x (N, P) is 0 or 1; mu, omega = log σ are (N, D); eps is
@@ -174,7 +174,7 @@ def check_vae_loss(loss: Callable, *, num_replicates: int = 400, false_alarm: fl
             return run
         runs.append(run)
     num_tests = sum(1 + run.gradients.shape[1] for run in runs)
-    threshold = NormalDist().inv_cdf(1 - false_alarm / (2 * num_tests))
+    threshold = alarm(false_alarm, num_tests)
     scores = [run.z_score(_loss) for run in runs]
     largest = max(scores)
     if largest > threshold:
@@ -208,21 +208,17 @@ def _problems(generator: torch.Generator) -> list[VAEProblem]:
             for n, p, d, s in SIZES]
 
 
-def _run(loss: Callable, problem: VAEProblem, eps: Tensor) -> _Run | Report:
-    failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
-    values, gradients = [], []
+def _run(loss: Callable[..., Any], problem: VAEProblem, eps: Tensor) -> _Run | Report:
+    values: list[Tensor] = []
+    gradients: list[Tensor] = []
     for e in eps:
         try:
             result = loss(problem.decode, problem.x, problem.mu, problem.omega, e)
         except Exception as error:
-            return failed("raises",
-                f"It raised {type(error).__name__} on {problem.where}, eps of shape {tuple(e.shape)}: {error}")
+            return raised(error, f"on {problem.where}, eps of shape {tuple(e.shape)}")
         if not isinstance(result, Tensor) or result.shape != ():
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-            return failed("shape",
-                f"It returned {got}, expected one number, shape (), on {problem.where}: the mean over the draws and "
-                f"the pictures, "
-                          "of sums over pixels and latent coordinates.")
+            return failed("shape", f"It returned {described(result)}, expected one number, shape (), on {problem.where}: the mean over "
+                          "the draws and the pictures, of sums over pixels and latent coordinates.")
         if not torch.isfinite(result):
             return failed("not finite",
                 f"The loss is {result.item()} on {problem.where}. Take log(sigmoid) in one step: logsigmoid, or "
@@ -262,6 +258,6 @@ def _on_all_draws(of: Callable[[VAEProblem, Tensor], Tensor], run: _Run) -> Tens
 
 
 def _largest_z(differences: Tensor) -> float:
-    """The largest |mean| over the first axis in standard errors; the error has a floor, for what has no noise."""
+    """The largest |mean| over the first axis in standard errors."""
     differences = differences.detach()
-    return (differences.mean(0).abs() / (differences.std(0) / len(differences) ** 0.5 + 1e-8)).max().item()
+    return z_scores(differences, torch.zeros_like(differences[0])).abs().max().item()

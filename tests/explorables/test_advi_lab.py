@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import FullRankGaussian, MeanFieldGaussian, advi, elbo_estimate, reference_marginal
 from vilib.explorables import Axis, Choice, Definition, Ellipse, ExplorableError, Gaussian, Panel, picture, record
@@ -125,9 +125,7 @@ def test_tempered_fits_are_wide_while_beta_is_small(frames):
 
 def test_what_the_caption_names_is_there(definition, frames):
     for f in frames.values():
-        names = {c.name for c in definition.controls} | set(f)
-        for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", definition.caption + f["verdict"].item()):
-            assert name in names and (not at or at in names)
+        assert_every_name_is_there(definition, f)
 
 
 def test_the_recording_is_small(definition):
