@@ -181,9 +181,10 @@ def _gradient_report(runs: list[_Run], threshold: float) -> Report | None:
     exact, name = run.problem.gradient[coordinate], run.problem.q.parameter_names()[coordinate]
     facts = (f"On {run.problem.where} the mean gradient of {name} is {mean:.3g} ± {error:.1g}, exact is {exact:.3g}: "
              f"biased, {largest:.0f} standard errors away.")
-    for slip, (predict, words) in SLIPS.items():
-        if all(bool((r.z_scores(predict(r.problem)).abs() <= threshold).all()) for r in runs):
-            return Report(False, (words, facts), slip, largest, threshold)
+    for slip, (predicts, words) in SLIPS.items():
+        for predict in predicts if isinstance(predicts, tuple) else (predicts,):
+            if all(bool((r.z_scores(predict(r.problem)).abs() <= threshold).all()) for r in runs):
+                return Report(False, (words, facts), slip, largest, threshold)
     return Report(False, (facts, *_ratio(runs), *_innocent(runs, threshold)), None, largest, threshold)
 
 

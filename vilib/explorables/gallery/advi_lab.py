@@ -38,7 +38,7 @@ MODELS = {
     "centred": ("kidiq, centred", Axis("β₀ + β₁ · mean IQ", (73, 92)), Axis("β₁", (0.2, 0.85))),
     "coin": ("a coin, 6 heads in 10", Axis("θ", (0, 1)), Axis("density", (0, 6))),
     "schools": ("eight schools", Axis("mu", (-14, 20)), Axis("tau", (0, 16))),
-    "mixture": ("two-component mixture", Axis("μ₁", (-3.0, -2.3)), Axis("μ₂", (2.1, 3.2))),
+    "mixture": ("two-component mixture", Axis("mu₁", (-3.0, -2.3)), Axis("mu₂", (2.1, 3.2))),
 }
 
 
