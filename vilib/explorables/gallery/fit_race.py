@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vilib import adagrad, adam, leave_one_out, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
-from vilib.race import Field, field_of, race
+from vilib.race import Field, field_of, races
 from vilib.race_tracks import RHO, tracks
 
 from ..core import (
@@ -36,20 +36,20 @@ OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, r
 TARGETS = tracks()
 
 
-@lru_cache(maxsize=64)
-def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, on the same noise."""
-    here, climb = TARGETS[target], OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
-    return race({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
-                seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)
+@lru_cache(maxsize=32)
+def _fits(target: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """λ at the kept steps, (T, 4, 3, 32, P), and which fits failed: optimisers, step sizes and seeds in one batch, on the same noise."""
+    here, climbs = TARGETS[target], [climb(torch.tensor(STEP_SIZES).unsqueeze(-1)) for _, climb in OPTIMIZERS.values()]
+    return races({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
+                 climbs, seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT)
 
 
 @lru_cache(maxsize=256)
 def _fields(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Field, torch.Tensor]]:
     """For each estimator, what is exactly true of the fits of one step size, and which failed."""
-    here, options = TARGETS[target], {"num_samples": sample_count, "nats": CLOSE, "table": TARGETS[target].table}
-    return {key: (field_of(here.example, path[:, at], KEPT, ESTIMATORS[key][0].__name__, **options), failed[at])
-            for key, (path, failed) in _fits(target, optimizer, sample_count).items()}
+    here, which, name_of = TARGETS[target], list(OPTIMIZERS).index(optimizer), lambda key: ESTIMATORS[key][0].__name__
+    return {key: (field_of(here.example, path[:, which, at], KEPT, name_of(key), sample_count, nats=CLOSE, table=here.table),
+                  failed[which, at]) for key, (path, failed) in _fits(target, sample_count).items()}
 
 
 @lru_cache(maxsize=8)
