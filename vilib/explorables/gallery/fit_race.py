@@ -20,26 +20,25 @@ from ..core import (
     Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table,
 )
 from ..threads import one_thread
-from ..widget import Explorable
+from ..widget import Explorable, recording_wanted
 
 FITS, STEPS, STEP_SIZES = 32, 400, (0.03, 0.1, 0.3)
 #: The steps that are kept: dense at first, where most happens. They lie evenly on a square-root axis.
 KEPT = sorted({round(STEPS * (i / 25) ** 2) for i in range(26)})
 CLOSE, FLOOR = 0.01, 200.0  # nats; how far below the best an ELBO is followed down
-#: key → (estimator, label); the key is also its ink.
+#: key → (estimator, label); the key is also its ink. Below, key → (label, optimiser of a step size).
 ESTIMATORS = {"score": (score_function, "score function"), "control": (leave_one_out, "score + leave-one-out"),
               "pathwise": (pathwise, "pathwise"), "stl": (sticking_the_landing, "sticking the landing")}
 LABELS = {key: label for key, (_, label) in ESTIMATORS.items()}
-#: key → (label, factory)
 OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))),
               "rmsprop": ("RMSProp", rmsprop), "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
 TARGETS = tracks()
 
 
-@lru_cache(maxsize=32)
-def _fits(target: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 4, 3, 32, P), and which fits failed: optimisers, step sizes and seeds in one batch, on the same noise."""
-    here, climbs = TARGETS[target], [climb(torch.tensor(STEP_SIZES).unsqueeze(-1)) for _, climb in OPTIMIZERS.values()]
+@lru_cache(maxsize=64)
+def _fits(target: str, optimizers: tuple[str, ...], sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """λ at the kept steps, (T, K, 3, 32, P), and which fits failed: optimisers, step sizes and seeds in one batch, on the same noise."""
+    here, climbs = TARGETS[target], [OPTIMIZERS[name][1](torch.tensor(STEP_SIZES).unsqueeze(-1)) for name in optimizers]
     return races({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
                  climbs, seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT)
 
@@ -47,9 +46,10 @@ def _fits(target: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch
 @lru_cache(maxsize=256)
 def _fields(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Field, torch.Tensor]]:
     """For each estimator, what is exactly true of the fits of one step size, and which failed."""
-    here, which, name_of = TARGETS[target], list(OPTIMIZERS).index(optimizer), lambda key: ESTIMATORS[key][0].__name__
-    return {key: (field_of(here.example, path[:, which, at], KEPT, name_of(key), sample_count, nats=CLOSE, table=here.table),
-                  failed[which, at]) for key, (path, failed) in _fits(target, sample_count).items()}
+    here, which = TARGETS[target], (*OPTIMIZERS,) if recording_wanted() else (optimizer,)  # a recording asks for all, a reader for one
+    place, look = (which.index(optimizer), at), {"num_samples": sample_count, "nats": CLOSE, "table": here.table}
+    return {key: (field_of(here.example, path[(slice(None), *place)], KEPT, ESTIMATORS[key][0].__name__, **look), failed[place])
+            for key, (path, failed) in _fits(target, which, sample_count).items()}
 
 
 @lru_cache(maxsize=8)
