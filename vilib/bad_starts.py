@@ -139,19 +139,20 @@ def significant(x: Tensor, digits: int) -> Tensor:
 
 
 def in_a_table(bad: BadStart, seen: Beside, digits: tuple[int, int] = (4, 3)) -> dict[str, Tensor]:
-    """mean and sd (T, 2) to the digits that a table shows, and off and ratio, to two decimals, *of these*.
+    """mean and sd (T, 2) to the digits that a table shows, and off, to one decimal, and ratio, to two, *of these*.
 
-    So who divides, or subtracts and divides, the numbers of the table gets the table's own answer.
+    So who divides, or subtracts and divides, the numbers of the table gets the table's own answer.  (What is known is taken as a
+    page holds it, in float32, lest a digit be rounded another way there.)
 
     >>> bad, q = bad_starts()["coin"], MeanFieldGaussian(torch.tensor([[0.138]]).double(), torch.tensor([[-1.5]]).double())
     >>> row = in_a_table(bad, beside_reference(bad, q, -7.0695, 100, 1000, torch.Generator().manual_seed(0)))
     >>> row["sd"][0, 0].item(), row["ratio"][0, 0].item()                            # 0.0549/0.0896
     (0.0549, 0.61)
     """
-    (mean, sd), (known_mean, known_sd) = ([significant(x, n) for x, n in zip(pair, digits)]
-                                          for pair in ((seen.mean, seen.sd), bad.known))
+    mean, sd = (significant(x, n) for x, n in zip((seen.mean, seen.sd), digits))
+    known_mean, known_sd = (significant(x.float().double(), n) for x, n in zip(bad.known, digits))
     off, ratio = (mean - known_mean) / known_sd, sd / known_sd
-    return {"mean": mean, "sd": sd, "off": off.round(decimals=2), "ratio": ratio.round(decimals=2)}
+    return {"mean": mean, "sd": sd, "off": off.round(decimals=1), "ratio": ratio.round(decimals=2)}
 
 
 def bad_starts() -> dict[str, BadStart]:

@@ -136,14 +136,14 @@ def advi_lab(models: Sequence[str] = tuple(LABS), **values: object) -> Explorabl
         table=Table({"x": "across", "y": "up"}, (
             Column("mean of q", "mean_{row}", ".4g", "step"), Column("sd of q", "sd_{row}", ".3g", "step"),
             Column("reference mean", "known_mean_{row}", ".4g"), Column("reference sd", "known_sd_{row}", ".3g"),
-            Column("mean off by", "off_{row}", ".2f", "step", "in reference sds"),
+            Column("mean off by", "off_{row}", ".1f", "step", "in reference sds"),
             Column("sd ÷ reference sd", "ratio_{row}", ".2f", "step"),
         )),
         precision={
             "q_*": relative(0.0005), "ring_mass": step(1), "ring_*": relative(0.0001), "curve_*": step(0.002),
             "elbo_range": step(), "best": step(), "one": step(), "steps": step(1), "elbo": step(0.02), "low": step(0.1),
-            "high": step(0.1), "off_*": step(0.01), "known_*": step(), "error": relative(0.05), "gap": step(0.01),
-            "gap_error": relative(0.02), "k_hat": step(0.01), "mean_*": step(1e-4), "sd_*": relative(0.0004),
+            "high": step(0.1), "off_*": step(0.1), "known_*": step(), "error": relative(0.05), "gap": step(0.01),
+            "gap_error": relative(0.02), "k_hat": step(0.01), "mean_*": relative(4.9e-5), "sd_*": relative(4.9e-4),
             "ratio_*": step(0.01), "*": relative(0.01),
         },
     )
