@@ -136,7 +136,7 @@ def recording(definition):
 
 
 def test_the_recording_is_small(recording):
-    assert len(recording.base64()) < 106_000
+    assert len(recording.base64()) < 105_000
 
 
 def test_who_divides_the_numbers_shown_gets_the_ratio_shown(recording):
