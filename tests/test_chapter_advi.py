@@ -226,7 +226,7 @@ def test_prompt_1():
     mean = end(model="raw", family="mean", tempering="on")
     assert (mean["ratio_x"], mean["ratio_y"]) == pytest.approx((0.15, 0.15), abs=0.006) and mean["verdict"].startswith("It has arrived, and")
     full = end(model="raw", family="full", tempering="on")
-    assert (full["ratio_x"], full["ratio_y"]) == pytest.approx((1.02, 0.99), abs=0.006)
+    assert (full["ratio_x"], full["ratio_y"]) == pytest.approx((1.02, 0.99), abs=0.001)
     centred = end(model="centred", family="mean", tempering="on")
     assert (centred["ratio_x"], centred["ratio_y"]) == pytest.approx((1, 1), abs=0.05)
 
@@ -244,7 +244,7 @@ def test_prompt_2():
 def test_prompt_3():
     mean, full = end(model="schools", family="mean"), end(model="schools", family="full")
     assert (mean["mean_y"], mean["known_mean_y"]) == pytest.approx((2.8, 3.6), abs=0.05)
-    assert (mean["ratio_y"], full["ratio_y"]) == pytest.approx((0.77, 0.79), abs=0.006)
+    assert (mean["ratio_y"], full["ratio_y"]) == pytest.approx((0.77, 0.79), abs=0.001)
 
 
 def test_prompt_4():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vilib import check_kl, monte_carlo_kl, monte_carlo_kl_k3
-from vilib.kl_checking import ERROR_SLIPS, KL_SLIPS
+from vilib.kl_checking import ERROR_SLIPS, KL_SLIPS, NO_ERROR
 
 
 def log_weight(log_p, q, eps):
@@ -74,6 +74,12 @@ def test_a_right_estimate_passes(name):
 @pytest.mark.parametrize("name", ["monte_carlo_kl", "monte_carlo_kl_k3"])
 def test_a_right_standard_error_is_said_to_be_right(name):
     assert "So are the squares of its standard errors" in " ".join(str(check_kl(RIGHT[name])).split())
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_missing_standard_error_is_missed(name):
+    report = check_kl(RIGHT[name])
+    assert (NO_ERROR in report.findings) == (not name.startswith("monte_carlo"))
 
 
 @pytest.mark.parametrize("name", WRONG)

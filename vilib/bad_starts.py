@@ -128,6 +128,33 @@ def beside_reference(
     return Beside(*map(there, arrays), gap, spread, k_hat)
 
 
+def significant(x: Tensor, digits: int) -> Tensor:
+    """x to so many significant digits; 0, nan and infinities as they are.
+
+    >>> significant(torch.tensor([0.87654, -123.456, 0.0], dtype=torch.float64), 3)
+    tensor([   0.8770, -123.0000,    0.0000], dtype=torch.float64)
+    """
+    places = digits - 1 - x.abs().nan_to_num(1.0, 1.0).clamp_min(1e-300).log10().floor()
+    return (x * 10**places).round() / 10**places
+
+
+def in_a_table(bad: BadStart, seen: Beside, digits: tuple[int, int] = (4, 3)) -> dict[str, Tensor]:
+    """mean and sd (T, 2) to the digits that a table shows, and off, to one decimal, and ratio, to two, *of these*.
+
+    So who divides, or subtracts and divides, the numbers of the table gets the table's own answer.  (What is known is taken as a
+    page holds it, in float32, lest a digit be rounded another way there.)
+
+    >>> bad, q = bad_starts()["coin"], MeanFieldGaussian(torch.tensor([[0.138]]).double(), torch.tensor([[-1.5]]).double())
+    >>> row = in_a_table(bad, beside_reference(bad, q, -7.0695, 100, 1000, torch.Generator().manual_seed(0)))
+    >>> row["sd"][0, 0].item(), row["ratio"][0, 0].item()                            # 0.0549/0.0896
+    (0.0549, 0.61)
+    """
+    mean, sd = (significant(x, n) for x, n in zip((seen.mean, seen.sd), digits))
+    known_mean, known_sd = (significant(x.float().double(), n) for x, n in zip(bad.known, digits))
+    off, ratio = (mean - known_mean) / known_sd, sd / known_sd
+    return {"mean": mean, "sd": sd, "off": off.round(decimals=1), "ratio": ratio.round(decimals=2)}
+
+
 def bad_starts() -> dict[str, BadStart]:
     """All five, by short names.
 

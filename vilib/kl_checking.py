@@ -109,6 +109,9 @@ ERROR_SLIPS: dict[str, tuple[Callable[[Tensor, int], Tensor], str]] = {
         "The error is the variance of one term: divide it by S and take the square root."),
 }
 
+NO_ERROR = ("It came without a standard error, so none was tested: nobody can tell from one such number how far off it is. "
+            "Return the pair, the estimate and its standard error (eq:kl-standard-error).")
+
 
 @dataclass(frozen=True, eq=False)
 class _Run(Estimates):
@@ -128,7 +131,8 @@ def check_kl(
     """Test ``estimate(log_p, q, eps)`` as an unbiased estimate of KL(q ‖ p) (eq:kl), and say in words what is wrong.
 
     estimate: log_p takes z (S, *R, D) to (S, *R), normalised; q is a MeanFieldGaussian; eps (S, *R, D) is its noise.
-        Returns (*R), in nats, or a pair of it and its standard error (*R); then the error is tested too.
+        Returns (*R), in nats, or a pair of it and its standard error (*R); then the error is tested too.  Where no error
+        comes, the report says that none was tested.
     sample_counts: the S to try, each at least 2.  num_replicates: independent estimates for each test.
     false_alarm: the chance that a right estimate fails at all, shared among the tests (Bonferroni).
     The noise is the check's own: the same seed gives the same report.  An estimate that raises is reported, not raised.
@@ -167,7 +171,7 @@ def check_kl(
     return wrong_error if wrong_error is not None else Report(True, (
         f"Unbiased on 3 problems: {len(runs)} z-tests of {num_replicates:,} estimates each, the largest {largest:.1f} "
         f"standard errors, alarm at {threshold:.1f}." + " So are the squares of its standard errors." * with_errors,
-        f"{facts}."), None, largest, threshold)
+        f"{facts}.", *(() if with_errors else (NO_ERROR,))), None, largest, threshold)
 
 
 def _biased(runs: list[_Run], threshold: float, largest: float, facts: str) -> Report:

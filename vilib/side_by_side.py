@@ -43,6 +43,22 @@ def optimizers_side_by_side(optimizers: Sequence[Optimizer]) -> Optimizer:
     return Optimizer(init, update)
 
 
+def the_same_for_each(noise: Noise = normal) -> Noise:
+    """Noise for a batch (K, *R) whose K slices see the same draws, those that *R alone would get: so they differ in nothing else.
+
+    >>> eps = the_same_for_each()(5, (2, 3), 1, generator=torch.Generator().manual_seed(0))
+    >>> eps.shape, torch.equal(eps[:, 0], eps[:, 1])
+    (torch.Size([5, 2, 3, 1]), True)
+    """
+
+    def shared(num_samples: int, batch_shape: Sequence[int], dim: int, **options) -> Tensor:
+        eps = noise(num_samples, tuple(batch_shape[1:]), dim, **options)
+        return eps.unsqueeze(1).expand(num_samples, *batch_shape, dim)
+
+    shared.independent_draws = getattr(noise, "independent_draws", True)
+    return shared
+
+
 class Tempered:
     """β_t log p(x, z), with a power β_t of its own for each step t and, where ``power`` gives several, for each fit.
 

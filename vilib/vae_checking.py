@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vilib.checks import Report, alarm, described, failed, raised, z_scores
+from vilib.families import LOG_2PI
 from vilib.noise import normal
 
 #: (N, P, D, S) of the problems: no two alike, so that a mean over the wrong axis shows.
@@ -102,8 +103,20 @@ VAE_SLIPS: dict[str, tuple[Callable[[VAEProblem, Tensor], Tensor], str]] = {
         "Average both."),
     "KL summed over pictures": (lambda p, e: (len(p.x) * _kl(p) - _fit(p, e)).mean(),
         "The KL is summed over the pictures and the log likelihood averaged: the KL counts N times. Average both."),
+    "sum over pictures and draws": (lambda p, e: len(p.x) * (_kl(p) - p.num_samples * _fit(p, e)).mean(),
+        "Everything is summed, over pictures and over the S draws too. Sum over pixels and latent coordinates only; "
+        "average over pictures and draws."),
     "sum over draws": (lambda p, e: (_kl(p) - p.num_samples * _fit(p, e)).mean(),
         "The log likelihood is summed over the S draws; it is their mean."),
+    "KL without its −1": (lambda p, e: _loss(p, e) + 0.5 * p.mu.shape[1],
+        "It is ½ D too high: the closed form of the KL lacks its −1, ½(σ² + μ² − 1) − log σ for each coordinate "
+        "(eq:vae-kl). No gradient notices, but the value is no ELBO."),
+    "½ log 2π in the prior alone": (lambda p, e: _loss(p, e) + 0.5 * LOG_2PI * p.mu.shape[1],
+        "It is ½ D log 2π too high: log p(z) has its constant, −½ log 2π a coordinate, and log q(z | x) has none. Both "
+        "or neither (eq:vae-prior, eq:vae-log-q): in the difference they cancel."),
+    "½ log 2π in q alone": (lambda p, e: _loss(p, e) - 0.5 * LOG_2PI * p.mu.shape[1],
+        "It is ½ D log 2π too low: log q(z | x) has its constant, −½ log 2π a coordinate, and log p(z) has none. Both "
+        "or neither (eq:vae-prior, eq:vae-log-q): in the difference they cancel."),
     "KL without its half": (lambda p, e: (2 * _kl(p) - _fit(p, e)).mean(),
         "The KL is twice too large: its factor ½ is missing."),
     "omega as log variance": (
