@@ -228,12 +228,12 @@ def test_a_coordinate_dies_where_the_law_says(executed):
 
 
 def test_the_three_to_mend(executed):
-    out = executed.output("for loss in (first, second, third)")
+    out, mended = executed.outputs("for loss in (first, second, third)")
     assert [line.split(":")[0] for line in out.splitlines() if "✗" in line] == ["first", "second", "third"]
     slips = ["log likelihood is a mean over the P pixels", "KL has the wrong sign", "none runs through the draws"]
     told = " ".join(out.split())
     assert all(slip in told for slip in slips)
-    assert check_vae_loss(executed.space["at_the_draws"])
+    assert mended.count("✓ Right.") == 3 and check_vae_loss(executed.space["at_the_draws"])
 
 
 def test_a_model_trained_for_several_draws(executed):
