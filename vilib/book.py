@@ -40,6 +40,8 @@ LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 BOOK_STATIC = PACKAGE / "book_static"
 EXPLORABLE_STATIC = PACKAGE / "explorables" / "static"
+#: The modules that make pages and compute nothing that a chapter shows.
+PAGE_MAKERS = ("book.py", "coverage.py", "docstrings.py", "reference_pages.py")
 #: The class of an explorable's root, and so the mark of a page that needs its script.
 EXPLORABLE = "vilib-explorable"
 #: The class of what lies below the first of them.
@@ -78,7 +80,7 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 
     The front end and this extension are left out: they shape the page, not the numbers in it.
     """
-    aside = (package / "book.py", package / "coverage.py", package / "book_static", package / "explorables" / "static")
+    aside = [package / name for name in (*PAGE_MAKERS, "book_static", "explorables/static")]
     files = [p for p in _package_files(package) if not any(p == a or a in p.parents for a in aside)]
     return _digest(files, package)
 
@@ -86,7 +88,8 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 def source_digest(root: Path) -> str:
     """Hash of all that the book in ``root`` is built from."""
     files = [root / n for n in ("_config.yml", "_toc.yml", "intro.md", "references.bib", "requirements.txt")]
-    files += (p for p in (root / "chapters").rglob("*") if ".ipynb_checkpoints" not in p.parts)
+    pages = (p for folder in ("chapters", "reference") for p in (root / folder).rglob("*"))
+    files += (p for p in pages if ".ipynb_checkpoints" not in p.parts)
     return _digest((p for p in [*files, *_package_files(root / "vilib")] if p.is_file()), root)
 
 
@@ -112,7 +115,7 @@ def _configure(app, config) -> None:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
     # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
-    dress = [PACKAGE / "book.py", PACKAGE / "coverage.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
+    dress = [*(PACKAGE / name for name in PAGE_MAKERS), *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
     config.vilib_page_digest = _digest(dress, PACKAGE)
 
     # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.

@@ -22,6 +22,7 @@ from vilib.types import (
     AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, VilibError, check_generator,
 )
 
+#: step 0, 1, … -> the factor on the step size.
 Schedule = Callable[[int], float]
 
 

@@ -22,6 +22,7 @@ from vilib.families import Gaussian
 from vilib.models import evaluate, value_and_slope
 from vilib.types import LogJoint, ShapeError
 
+#: dim -> nodes ε (N, D) and weights (N,) that sum to one: an average over N(0, I).
 Rule = Callable[[int], tuple[Tensor, Tensor]]
 
 

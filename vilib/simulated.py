@@ -15,6 +15,7 @@ from vilib.progress import counted
 from vilib.training import _climber
 from vilib.types import ShapeError, VilibError, check_generator
 
+#: (count, generator) -> z (count, D) and x (count, ...), drawn from p(z) p(x | z).
 Simulator = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 

@@ -19,7 +19,9 @@ import numpy as np
 
 from .palette import INKS
 
+#: The name of a row of numbers that `compute` returns.
 Channel = str
+#: What `compute` returned, checked: channel → its numbers, or a text.
 Frame = dict[str, np.ndarray]
 
 
@@ -114,6 +116,7 @@ class Play:
         return list(range(self.count))
 
 
+#: Anything that a reader moves.
 Control = Slider | Choice | NewNoise | Switches | Play
 
 
