@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 from statistics import NormalDist
 from textwrap import fill
 
@@ -55,7 +56,7 @@ class Report:
 
 
 def check_unbiased(
-    estimator: Callable, *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
+    estimator: Callable[..., Any], *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
     false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimator(log_joint, q, eps)`` statistically, and say in words what is wrong.
@@ -89,7 +90,7 @@ def check_unbiased(
     return found[0] if found else _praise(runs, threshold, num_tests, num_replicates)
 
 
-def assert_unbiased(estimator: Callable, **options) -> Report:
+def assert_unbiased(estimator: Callable[..., Any], **options: Any) -> Report:
     """:func:`check_unbiased`, but raise BiasedEstimator with the report if it fails.
 
     >>> from vilib import leave_one_out
@@ -117,7 +118,7 @@ class _Run:
         return _z_scores(self.gradients, predicted)
 
 
-def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
+def _run(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> _Run | Report:
     """Run it on all replicates at once; a Report if the result is unusable."""
     failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
     try:
@@ -145,7 +146,7 @@ def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
     return _Run(problem, result.detach() if result.ndim == 1 else None, gradients, eps)
 
 
-def _call(estimator, problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
+def _call(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
     vector = problem.q.vector().expand(eps.shape[1], -1).clone().requires_grad_()
     return vector, estimator(problem.target, problem.q.with_vector(vector), eps)
 
@@ -156,7 +157,7 @@ def _gradients(vector: Tensor, result: Tensor) -> Tensor:
     return torch.autograd.grad(result.sum(), vector)[0]
 
 
-def _shape_advice(result, problem: Problem, eps: Tensor, vector: Tensor) -> str:
+def _shape_advice(result: Any, problem: Problem, eps: Tensor, vector: Tensor) -> str:
     got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
     advice = "Average over the S draws, the first axis: .mean(0)."
     if isinstance(result, Tensor) and result.ndim == 0:
@@ -169,7 +170,7 @@ def _shape_advice(result, problem: Problem, eps: Tensor, vector: Tensor) -> str:
 
 
 def _gradient_report(runs: list[_Run], threshold: float) -> Report | None:
-    worst, largest = None, 0.0
+    worst, largest = (runs[0], 0), 0.0
     for run in runs:
         z = run.z_scores(run.problem.gradient).abs()
         if z.max() > largest:
@@ -208,13 +209,13 @@ def _innocent(runs: list[_Run], threshold: float) -> tuple[str, ...]:
 
 def _value_report(runs: list[_Run], threshold: float) -> Report | None:
     runs = [run for run in runs if run.values is not None]
-    scores = lambda of: [_z_scores(r.values, of(r.problem)).abs().item() for r in runs]  # noqa: E731
+    scores = lambda of: [_z_scores(cast(Tensor, r.values), of(r.problem)).abs().item() for r in runs]  # noqa: E731
     exact = scores(lambda p: p.value)
     if not runs or max(exact) <= threshold:
         return None
     run = runs[exact.index(max(exact))]
     what = "E_q[f]" if run.problem.expectation else "the ELBO"
-    facts = f"On {run.problem.where} its mean is {run.values.mean():.3g}, {what} is {run.problem.value:.3g}."
+    facts = f"On {run.problem.where} its mean is {cast(Tensor, run.values).mean():.3g}, {what} is {run.problem.value:.3g}."
     for slip, (predict, words) in VALUE_SLIPS.items():
         if max(scores(predict)) <= threshold:
             return Report(False, (f"The gradient is right, but the value does not match {what}: {words}", facts), slip, max(exact), threshold)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -48,7 +49,7 @@ class _Case:
     u: Tensor
 
 
-def check_metropolis(step: Callable, *, num_chains: int = 20_000, false_alarm: float = 1e-6, seed: int = 0) -> Report:
+def check_metropolis(step: Callable[..., Any], *, num_chains: int = 20_000, false_alarm: float = 1e-6, seed: int = 0) -> Report:
     """Test ``step(log_joint, z, log_p, eps, u) -> (z, log_p, accepted)``, and say in words what is wrong.
 
     step: one step of random-walk Metropolis, or of another rule, with the arguments of :func:`vilib.mcmc.metropolis_step`.
@@ -91,7 +92,7 @@ def check_metropolis(step: Callable, *, num_chains: int = 20_000, false_alarm: f
     return _invariance(moves, rate, false_alarm)
 
 
-def _invariance(moves: list, rate: str, false_alarm: float) -> Report:
+def _invariance(moves: list[tuple[_Case, Any, Any, Tensor]], rate: str, false_alarm: float) -> Report:
     """Exact draws must be exact draws after a step: moments change by zero on average."""
     worst, largest = "", 0.0
     threshold = NormalDist().inv_cdf(1 - false_alarm / (2 * 3 * sum(case.z.shape[-1] for case, *_ in moves)))

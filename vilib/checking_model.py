@@ -9,9 +9,11 @@ place of a sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from vilib.checking import Report
 from vilib.models import Model
@@ -20,7 +22,8 @@ from vilib.types import VilibError
 
 
 def check_model(
-    model: Model, terms: Mapping[str, Callable[[dict[str, Tensor]], Tensor]], supports: Mapping, shapes: Mapping | None = None, *,
+    model: Model, terms: Mapping[str, Callable[[dict[str, Tensor]], Tensor]], supports: Mapping[str, constraints.Constraint],
+    shapes: Mapping[str, tuple[int, ...]] | None = None, *,
     num_observations: int = 1, seed: int = 0,
 ) -> Report:
     """Compare ``model`` with the model whose log joint is the sum of ``terms``, and say in words what is wrong.
@@ -36,7 +39,7 @@ def check_model(
     'the prior of rate missing'
     """
     failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
-    right = Model(lambda theta: sum(term(theta) for term in terms.values()), supports, shapes)
+    right = Model(lambda theta: cast(Tensor, sum(term(theta) for term in terms.values())), supports, shapes)
     if not isinstance(model, Model):
         return failed("no Model", f"Expected a vilib.Model, got {type(model).__name__}: wrap your function, Model(log_joint, supports, shapes).")
     named = _wrong_names(model, right)
@@ -85,7 +88,7 @@ def _uses(model: Model, theta: dict[str, Tensor], name: str) -> bool:
 
 def _explained(difference: Tensor, columns: dict[str, Tensor], log_jacobian: Tensor, num_observations: int) -> Report:
     """The difference as a combination of the terms, log |det J| and a constant."""
-    size_at = 1 + sum(column.abs() for column in columns.values())              # round-off goes with the place
+    size_at = 1 + cast(Tensor, sum(column.abs() for column in columns.values()))              # round-off goes with the place
     flat = lambda rest: bool(((rest - rest.median()).abs() <= 1e-6 * size_at).all())  # noqa: E731
     if bool((difference.abs() <= 1e-6 * size_at).all()):
         return Report(True, (f"At {len(difference)} places its log density is the right one, to {difference.abs().max():.1g} nats.",))

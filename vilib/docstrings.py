@@ -47,7 +47,7 @@ def dressed(lines: Sequence[str], parameters: Collection[str], known: Mapping[st
         if paragraph[0].lstrip().startswith(">>>"):
             examples += [*paragraph, ""]
         elif paragraph[0].startswith("    ") and all(line.startswith("    ") for line in paragraph):
-            text += ["::", "", *paragraph, ""]
+            text += [".. code-block:: text", "", *paragraph, ""]
         elif section in ("Parameters", "Raises", "Returns"):
             fields += _section(section, "\n".join(paragraph))
         else:

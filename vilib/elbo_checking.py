@@ -7,6 +7,7 @@ be that number. If it could not, it looks for the slip that explains all the mea
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vilib.checking import Report
-from vilib.families import LOG_2PI
+from vilib.families import LOG_2PI, MeanFieldGaussian
 from vilib.noise import normal
 from vilib.quadrature import expectation, log_evidence
 from vilib.slips import Problem, cases
@@ -24,7 +25,7 @@ def _off_by(of_dim: Callable[[Problem], Tensor | float]) -> Callable[[Problem], 
     return lambda p: p.value + of_dim(p)
 
 
-def _other_draws(drawn) -> Callable[[Problem], Tensor]:
+def _other_draws(drawn: Callable[[MeanFieldGaussian], MeanFieldGaussian]) -> Callable[[Problem], Tensor]:
     """The mean of log p − log q when z comes from ``drawn(q)`` instead of q."""
     return lambda p: expectation(lambda z: p.target(z) - p.q.log_prob(z), drawn(p.q))
 
@@ -69,7 +70,7 @@ class _Run:
 
 
 def check_elbo(
-    estimate: Callable, *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000, false_alarm: float = 1e-6, seed: int = 0,
+    estimate: Callable[..., Any], *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000, false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimate(log_joint, q, eps)`` as an unbiased estimate of the ELBO (eq:elbo), and say in words what is wrong.
 
@@ -113,7 +114,7 @@ def check_elbo(
                           + "; ".join(f"{r.problem.where}: {r.mean:.3f} for {r.problem.value:.3f}" for r in runs) + "."), None, largest, threshold)
 
 
-def _run(estimate: Callable, problem: Problem, eps: Tensor) -> _Run | Report:
+def _run(estimate: Callable[..., Any], problem: Problem, eps: Tensor) -> _Run | Report:
     failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
     q = problem.q.expand(eps.shape[1])
     try:

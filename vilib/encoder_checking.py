@@ -6,8 +6,9 @@ Nothing is random here.  :func:`check_encoder` compares an encoder with the exac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ OMEGA_SLIPS: dict[str, tuple[Callable[[LinearCase], Tensor], str]] = {
 }
 
 
-def check_encoder(encoder: Callable) -> Report:
+def check_encoder(encoder: Callable[..., Any]) -> Report:
     """Compare ``encoder(x, weights, bias, noise_sd)`` with p(z | x) of x | z ~ N(W z + b, s² I), and say in words what is wrong.
 
     encoder: x (N, P), weights W (P, D) with orthogonal columns, bias b (P), noise_sd s () -> a MeanFieldGaussian with R = N.
@@ -114,7 +115,7 @@ def check_encoder(encoder: Callable) -> Report:
     return Report(False, (*findings, *right), slips[0])
 
 
-def _encoded(encoder: Callable, case: LinearCase) -> MeanFieldGaussian | Report:
+def _encoded(encoder: Callable[..., Any], case: LinearCase) -> MeanFieldGaussian | Report:
     failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
     rest = (case.weights, case.bias, case.noise_sd)
     try:
@@ -140,7 +141,8 @@ def _encoded(encoder: Callable, case: LinearCase) -> MeanFieldGaussian | Report:
     return q
 
 
-def _named(cases, ours: list[Tensor], exact: Callable, slips: dict, name: str) -> tuple[str | None, str] | None:
+def _named(
+    cases: Sequence[Any], ours: list[Tensor], exact: Callable[..., Any], slips: Mapping[str, tuple[Callable[..., Any], str]], name: str) -> tuple[str | None, str] | None:
     """None if right, else (slip, words)."""
     if all(_close(one, exact(case)) for case, one in zip(cases, ours)):
         return None
@@ -164,7 +166,7 @@ def _numbers(values: Tensor) -> str:
 # ---- a gap ----------------------------------------------------------------------------------------------------------
 
 
-def check_gap(gap: Callable, *, tolerance: float = 0.01) -> Report:
+def check_gap(gap: Callable[..., Any], *, tolerance: float = 0.01) -> Report:
     """Compare ``gap(vae, x)`` with the approximation gap and the amortisation gap of two models, and say in words what is wrong.
 
     gap: a VAE with D = 1 and x (N, 1) -> (approximation (N), amortisation (N)), in nats (eq:amortization-gaps).
@@ -248,11 +250,11 @@ def _near(ours: Tensor, exact: Tensor, tolerance: float) -> bool:
     return bool((((ours - exact).abs() <= tolerance * (1 + exact.abs())) | exact.isnan()).all())
 
 
-def _sum_is_right(runs, tolerance: float) -> bool:
+def _sum_is_right(runs: Sequence[tuple[Any, Tensor, AmortizationGap]], tolerance: float) -> bool:
     return all(_near(ours.sum(0), exact.inference, tolerance) for _, ours, exact in runs)
 
 
-def _split(runs, tolerance: float) -> tuple[str, ...]:
+def _split(runs: Sequence[tuple[Any, Tensor, AmortizationGap]], tolerance: float) -> tuple[str, ...]:
     if not _sum_is_right(runs, tolerance):
         return ("No single slip that we know explains the numbers.",)
     (_, line, exact), *_ = runs

@@ -8,6 +8,8 @@ estimates.  If not, it looks for the slip that explains all the means, or all th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -57,7 +59,11 @@ def kl_cases() -> Iterator[tuple[str, LogJoint, MeanFieldGaussian]]:
     )
     for name, log_p, q in unnormalised:
         constant = log_evidence(log_p, [-9.0] * q.dim, [9.0] * q.dim)
-        yield name, lambda z, log_p=log_p, constant=constant: log_p(z) - constant, q
+        yield name, partial(_normalised, log_p, constant), q
+
+
+def _normalised(log_p: LogJoint, constant: float, z: Tensor) -> Tensor:
+    return log_p(z) - constant
 
 
 def _drawn(q_of: Callable[[MeanFieldGaussian], Tensor]) -> Callable[[KLProblem], float]:
@@ -132,7 +138,7 @@ class _Run:
 
 
 def check_kl(
-    estimate: Callable, *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000,
+    estimate: Callable[..., Any], *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000,
     false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimate(log_p, q, eps)`` as an unbiased estimate of KL(q ‖ p) (eq:kl), and say in words what is wrong.
@@ -201,20 +207,21 @@ def _is_k3_upside_down(run: _Run) -> bool:
 
 
 def _wrong_error(runs: list[_Run], threshold: float) -> Report | None:
-    scores = {run: run.error_z_score(run.errors.square()) for run in runs}
-    worst = max(scores, key=scores.get)
+    stated_by = {run: cast(Tensor, run.errors) for run in runs}
+    scores = {run: run.error_z_score(stated_by[run].square()) for run in runs}
+    worst = max(scores, key=lambda run: scores[run])
     if scores[worst] <= threshold:
         return None
-    stated, true = worst.errors.square().mean() ** 0.5, worst.values.std()
+    stated, true = stated_by[worst].square().mean() ** 0.5, worst.values.std()
     facts = (f"The estimate is right, its standard error is not. On {worst.problem.where} the estimates spread by "
              f"{true:.3f}, and the error says {stated:.3f}.")
     for slip, (squared, words) in ERROR_SLIPS.items():
-        if all(run.error_z_score(squared(run.errors, run.problem.num_samples)) <= threshold for run in runs):
+        if all(run.error_z_score(squared(stated_by[run], run.problem.num_samples)) <= threshold for run in runs):
             return Report(False, (words, facts), slip, scores[worst], threshold)
     return Report(False, (facts, "No single slip that we know explains it."), None, scores[worst], threshold)
 
 
-def _run(estimate: Callable, problem: KLProblem, eps: Tensor) -> _Run | Report:
+def _run(estimate: Callable[..., Any], problem: KLProblem, eps: Tensor) -> _Run | Report:
     failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
     q = problem.q.expand(eps.shape[1])
     try:

@@ -145,7 +145,7 @@ class _Written:
     """A default value, written as its name."""
 
     def __init__(self, value: Any) -> None:
-        self.text = getattr(value, "__name__", None) or ("…" if repr(value).startswith("<") else repr(value))
+        self.text = getattr(value, "__name__", None) or ("..." if repr(value).startswith("<") else repr(value))
 
     def __repr__(self) -> str:
         return self.text
@@ -182,9 +182,9 @@ def _write_signature(app, what, name, thing, options, signature, returned):
     return stringify_signature(own.replace(parameters=parameters, return_annotation=own.empty)), arrow
 
 
-def _space_names(app, domain, kind, content) -> None:
+def _space_names(app, doctree: nodes.document) -> None:
     """Names that share an entry came as one word, mu,omega: Sphinx takes what stands before a space for a type."""
-    for name in content.findall(addnodes.literal_strong):
+    for name in doctree.findall(addnodes.literal_strong):
         name[:] = [nodes.Text(name.astext().replace(",", ", "))]
 
 
@@ -248,6 +248,11 @@ class LinkNames(SphinxPostTransform):
                 literal.parent[place] = _link(self.app.builder, self.env.docname, entry, full, literal.deepcopy())
 
 
+def _style(app, pagename, templatename, context, doctree) -> None:
+    if pagename.startswith("reference/"):
+        app.add_css_file("reference.css")
+
+
 def _inside(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
     while node is not None:
         if isinstance(node, kinds):
@@ -263,7 +268,8 @@ def setup(app):
     app.connect("source-read", _expand)
     app.connect("autodoc-process-signature", _write_signature)
     app.connect("autodoc-process-docstring", _write_docstring)
-    app.connect("object-description-transform", _space_names)
+    app.connect("doctree-read", _space_names)
     app.connect("missing-reference", _resolve)
+    app.connect("html-page-context", _style)
     app.add_post_transform(LinkNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ draws of the noise with −ELBO, then its gradient.  If they differ it looks for
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -146,7 +147,7 @@ class _Run:
         return _largest_z(self.gradients - torch.stack(own))
 
 
-def check_vae_loss(loss: Callable, *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
+def check_vae_loss(loss: Callable[..., Any], *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
     """Test ``loss(decode, x, mu, omega, eps)`` as −ELBO of a minibatch (eq:vae-loss), and say in words what is wrong.
 
     loss: decode takes z (S, N, D) to logits (S, N, P); x (N, P) is 0 or 1; mu, omega = log σ are (N, D); eps is
@@ -208,9 +209,10 @@ def _problems(generator: torch.Generator) -> list[VAEProblem]:
             for n, p, d, s in SIZES]
 
 
-def _run(loss: Callable, problem: VAEProblem, eps: Tensor) -> _Run | Report:
+def _run(loss: Callable[..., Any], problem: VAEProblem, eps: Tensor) -> _Run | Report:
     failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
-    values, gradients = [], []
+    values: list[Tensor] = []
+    gradients: list[Tensor] = []
     for e in eps:
         try:
             result = loss(problem.decode, problem.x, problem.mu, problem.omega, e)
