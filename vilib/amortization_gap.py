@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from vilib.iwae import iwae
 from vilib.models import evaluate
 from vilib.noise import normal
 from vilib.quadrature import gauss_hermite
-from vilib.types import LogJoint, ShapeError, VilibError, check_generator
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_generator
 
 _CHUNK_ELEMENTS = 2**21
 
@@ -99,7 +99,7 @@ def amortization_gap(
     climb = optimizer or adam(0.05, lambda step: 1 - step / max(num_steps, 1))
     q0 = _with_starts(q, starts)                                           # (K, N): the encoder's q, then the others
     if dim > 2:
-        check_generator(generator, x.device)
+        generator = check_generator(generator, x.device)
         return _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance, generator)
 
     nodes, weights = (rule.to(x.device) for rule in gauss_hermite(dim, num_nodes or {1: 24, 2: 10}[dim]))
@@ -110,7 +110,7 @@ def amortization_gap(
         return torch.tensordot(weights, log_likelihood, 1) - kl_to_standard_normal(q)
 
     climbed = fit(
-        quadrature, log_joint, q0, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
+        cast(Estimator, quadrature), log_joint, q0, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
         generator=torch.Generator(x.device), noise=lambda *shape, **options: nodes,
     )
     best, best_elbo = _best_on_the_way(climbed)

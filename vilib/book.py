@@ -135,7 +135,7 @@ def _bundle_mathjax(target: Path) -> None:
     The stock ``tex-chtml.js`` carries a menu and an expression explorer: 262 kB gzipped where this is 163.
     """
     package = distribution("sphinx-mathjax-offline")
-    source = next(Path(package.locate_file(f)) for f in package.files if f.name == "startup.js").parent
+    source = next(Path(str(package.locate_file(f))) for f in package.files or () if f.name == "startup.js").parent
     script = target / "mathjax.js"
     startup, *others = MATHJAX_PARTS
     parts = [
@@ -231,7 +231,7 @@ class RoomForExplorables(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        later = []
+        later: list[nodes.Element] = []
         for raw in self.document.findall(nodes.raw):
             if f'class="{EXPLORABLE}' in raw.astext():
                 cell = raw.parent
@@ -299,7 +299,7 @@ def _images_later(app, body: str) -> str:
     """Have each picture fetched and drawn when it comes near the screen, into a place of its own size."""
     sources = {name: Path(app.srcdir) / source for source, (_, name) in app.env.images.items()}
 
-    def lazy(tag: re.Match) -> str:
+    def lazy(tag: re.Match[str]) -> str:
         return f'<img loading="lazy" decoding="async"{_svg_size(sources.get(Path(tag[2]).name))}{tag[1]}'
 
     return re.sub(r'<img((?:\s[^>]*?)?\ssrc="([^"]*)")', lazy, body)

@@ -15,10 +15,11 @@ import sys
 from functools import cache, cached_property
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.domains.python import PythonDomain
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -67,7 +68,7 @@ def _expand(app, docname: str, source: list[str]) -> None:
 def _directive(package: str, line: str, known: dict[str, str]) -> str:
     if line.startswith("module "):
         module = importlib.import_module(f"{package}.{line.removeprefix('module ')}")
-        lines = dressed(inspect.getdoc(module).split("\n"), (), known)
+        lines = dressed((inspect.getdoc(module) or "").split("\n"), (), known)
         return "\n".join([f".. _{_label(module.__name__)}:", "", *lines])      # no automodule: vilib.fit is a function as well
     name = f"{package}.{line}"
     thing = _thing(name)
@@ -106,7 +107,8 @@ def _known(app, name: str) -> dict[str, str]:
 def _documented(pages: tuple[Path, ...]) -> tuple[dict[str, str], dict[str, str]]:
     names = [name for page in pages for name in names_of(page.read_text(encoding="utf8"))]
     short = {name: name.rpartition(".")[2] for name in names}
-    return tuple({short[n]: n for n in names if n.startswith("vilib.explorables") == moves} for moves in (False, True))
+    still, moving = ({short[n]: n for n in names if n.startswith("vilib.explorables") == moves} for moves in (False, True))
+    return still, moving
 
 
 def _members(cls: type) -> list[str]:
@@ -238,7 +240,7 @@ class LinkNames(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        objects = self.env.get_domain("py").objects
+        objects = cast(PythonDomain, self.env.get_domain("py")).objects
         for literal in list(self.document.findall(nodes.literal)):
             text = literal.astext()
             full = text if text.startswith("vilib.") else f"vilib.{text}"
