@@ -47,7 +47,7 @@ def dressed(lines: Sequence[str], parameters: Collection[str], known: Mapping[st
         if paragraph[0].lstrip().startswith(">>>"):
             examples += [*paragraph, ""]
         elif paragraph[0].startswith("    ") and all(line.startswith("    ") for line in paragraph):
-            text += [".. code-block:: text", "", *paragraph, ""]
+            text += [".. parsed-literal::", "", *_inline("\n".join(paragraph), known).split("\n"), ""]
         elif section in ("Parameters", "Raises", "Returns"):
             fields += _section(section, "\n".join(paragraph))
         else:

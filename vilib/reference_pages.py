@@ -2,7 +2,8 @@
 
 A page of ``reference/`` names what it documents, one a line, in a block ``{reference}``; Sphinx's autodoc does the rest.
 ``module noise`` in such a block sets what stands at the top of that module, ``types.LogJoint`` an alias, and ``{reference-table}
-page`` lists the names of another page with their first sentences.  In every chapter the name of a public function, set as code,
+page`` lists the names of another page with their first sentences.  An example indented below a name is added to its docstring, where
+that is shown in a chapter and is best kept short, or the example is of a result that another function makes; a test runs it.  In every chapter the name of a public function, set as code,
 becomes a link to what is said here.
 """
 
@@ -14,6 +15,7 @@ import re
 import sys
 from functools import cache, cached_property
 from pathlib import Path
+from textwrap import dedent, indent
 from types import FunctionType
 from typing import Any, cast
 
@@ -42,9 +44,24 @@ def names_of(page: str) -> list[str]:
     >>> names_of("```{reference}\\nmodule noise\\nnormal\\nsobol\\n```\\n")
     ['vilib.normal', 'vilib.sobol']
     """
-    blocks = (block for block in _BLOCK.finditer(page) if block["kind"] == "reference")
-    lines = [(block["of"] or "vilib", line.strip()) for block in blocks for line in block["lines"].split("\n")]
-    return [f"{package}.{line}" for package, line in lines if line and " " not in line]
+    return [name for name, _ in examples_of(page)]
+
+
+def examples_of(page: str) -> list[tuple[str, str]]:
+    """Each name that a page documents, with the example that the page adds to its docstring, or nothing.
+
+    >>> examples_of("```{reference}\nnormal\n    >>> 1 + 1\n    2\nsobol\n```\n")
+    [('vilib.normal', '>>> 1 + 1\n2'), ('vilib.sobol', '')]
+    """
+    blocks = [block for block in _BLOCK.finditer(page) if block["kind"] == "reference"]
+    entries = [(block["of"] or "vilib", line, example) for block in blocks for line, example in _entries(block["lines"])]
+    return [(f"{package}.{line}", example) for package, line, example in entries if " " not in line]
+
+
+def _entries(lines: str) -> list[tuple[str, str]]:
+    """What stands at the margin, each with the text that is indented below it."""
+    found = re.findall(r"^(\S.*)\n((?:(?: +.*)?\n)*)", lines, re.MULTILINE)
+    return [(line.strip(), dedent(example).strip("\n")) for line, example in found]
 
 
 def _expand(app, docname: str, source: list[str]) -> None:
@@ -56,9 +73,10 @@ def _expand(app, docname: str, source: list[str]) -> None:
             app.env.note_dependency(str(path))
             rows = "".join(f"   ~{name}\n" for name in names_of(path.read_text(encoding="utf8")))
             return f"```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{rows}```"
-        lines = [line.strip() for line in block["lines"].split("\n") if line.strip()]
-        package = block["of"] or "vilib"
-        return "```{eval-rst}\n" + "\n".join(_directive(package, line, _known(app, package)) for line in lines) + "\n```"
+        package, text = block["of"] or "vilib", ""
+        for line, example in _entries(block["lines"]):
+            text += _directive(package, line, _known(app, package)) + "\n" + indent(example, "   ") + "\n" * bool(example)
+        return f"```{{eval-rst}}\n{text}```"
 
     if _BLOCK.search(source[0]):
         app.env.note_dependency(__file__)
