@@ -80,7 +80,8 @@ def _without_fields(text: str, parameters: Collection[str]) -> tuple[str, list[t
     marks = [mark for mark in _NAMED.finditer(text) if set(mark["names"].split(", ")) <= set(parameters)]
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     fields += [(f"param {mark['names'].replace(' ', '')}", text[mark.end() : end]) for mark, end in zip(marks, ends)]
-    return text[: marks[0].start()] if marks else text, fields
+    rest = text[: marks[0].start()] if marks else text
+    return re.sub(r"^ {1,3}(?=\S)", "", rest, flags=re.MULTILINE), fields          # what stood in front is a field now
 
 
 def _section(title: str, text: str) -> list[tuple[str, str]]:

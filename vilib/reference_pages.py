@@ -50,8 +50,8 @@ def names_of(page: str) -> list[str]:
 def examples_of(page: str) -> list[tuple[str, str]]:
     """Each name that a page documents, with the example that the page adds to its docstring, or nothing.
 
-    >>> examples_of("```{reference}\nnormal\n    >>> 1 + 1\n    2\nsobol\n```\n")
-    [('vilib.normal', '>>> 1 + 1\n2'), ('vilib.sobol', '')]
+    >>> examples_of("```{reference}\\nnormal\\n    >>> 1 + 1\\n    2\\nsobol\\n```\\n")
+    [('vilib.normal', '>>> 1 + 1\\n2'), ('vilib.sobol', '')]
     """
     blocks = [block for block in _BLOCK.finditer(page) if block["kind"] == "reference"]
     entries = [(block["of"] or "vilib", line, example) for block in blocks for line, example in _entries(block["lines"])]
@@ -94,7 +94,7 @@ def _directive(package: str, line: str, known: dict[str, str]) -> str:
         return f".. autofunction:: {name}\n"
     if inspect.isclass(thing) and thing.__module__.startswith("vilib"):
         kind = "exception" if issubclass(thing, Exception) else "class"
-        options = {} if any(base is object or base.__name__.startswith("_") for base in thing.__bases__) else {"show-inheritance": ""}
+        options = {"show-inheritance": ""} if all(map(_is_known, thing.__bases__)) else {}
         if members := _members(thing):
             options |= {"members": ", ".join(members), "undoc-members": ""}
         return f".. auto{kind}:: {name}\n" + "".join(f"   :{key}: {value}\n" for key, value in options.items())
@@ -103,6 +103,10 @@ def _directive(package: str, line: str, known: dict[str, str]) -> str:
     if inspect.isclass(thing) or hasattr(thing, "__args__"):            # an alias: str, Callable[…] or a union
         return f".. py:type:: {name}\n   :canonical: {value}\n\n{said}"
     return f".. py:data:: {name}\n\n{said}"
+
+
+def _is_known(base: type) -> bool:
+    return base is not object and base.__module__ != "typing" and not base.__name__.startswith("_")
 
 
 def _label(module: str) -> str:
@@ -174,9 +178,9 @@ class _Written:
 def _signature(thing: Any) -> inspect.Signature | None:
     """The parameters with their annotations as they are written, ``LogJoint`` and not what it is short for; without ``self``."""
     if inspect.isclass(thing):
-        if not thing.__init__.__module__.startswith("vilib") if hasattr(thing.__init__, "__module__") else True:
-            return None
         thing = thing.__init__
+        if not getattr(thing, "__module__", "").startswith("vilib"):
+            return None
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -192,14 +196,21 @@ def _signature(thing: Any) -> inspect.Signature | None:
 def _write_signature(app, what, name, thing, options, signature, returned):
     own = _signature(thing) if what in ("function", "method", "class", "exception") else None
     if own is None:
-        return ("", None) if what == "exception" else None
+        return ("", None) if what in ("class", "exception") else None
     known = _known(app, name)
-    full = lambda written: re.sub(r"(?<![\w.])[A-Z]\w+", lambda name: "~" + known[name[0]] if name[0] in known else name[0], str(written))  # noqa: E731
+    full = lambda written: re.sub(r"(?<![\w.])[A-Z]\w*", lambda name: "~" + known[name[0]] if name[0] in known else name[0], str(written))  # noqa: E731
     parameters = [
         each if each.annotation is each.empty else each.replace(annotation=full(each.annotation)) for each in own.parameters.values()
     ]
     arrow = "" if own.return_annotation is own.empty else full(own.return_annotation)
     return stringify_signature(own.replace(parameters=parameters, return_annotation=own.empty)), arrow
+
+
+def _forget_values(app, env) -> None:
+    """An alias's value is shown, but it is no name: Sphinx would make of every ``str`` a link to an alias for it."""
+    objects = env.get_domain("py").objects
+    for name in [name for name, entry in objects.items() if entry.objtype == "type" and not name.startswith("vilib.")]:
+        del objects[name]
 
 
 def _space_names(app, doctree: nodes.document) -> None:
@@ -226,7 +237,7 @@ def _resolve(app, env, node, contnode):
     if node["reftype"] == "mod" and _label(node["reftarget"]) in (labels := env.get_domain("std").anonlabels):
         return make_refnode(app.builder, node["refdoc"], *labels[_label(node["reftarget"])], contnode)
     objects, target = env.get_domain("py").objects, node["reftarget"]
-    found = [full for full, entry in objects.items() if entry.objtype == "type" and full.rpartition(".")[2] == target]
+    found = [target, *(full for full, entry in objects.items() if entry.objtype == "type" and full.rpartition(".")[2] == target)]
     if target.startswith("vilib."):
         parts = target.split(".")
         found += [f"vilib.{'.'.join(parts[at:])}" for at in range(2, len(parts))]
@@ -289,6 +300,7 @@ def setup(app):
     app.connect("autodoc-process-signature", _write_signature)
     app.connect("autodoc-process-docstring", _write_docstring)
     app.connect("doctree-read", _space_names)
+    app.connect("env-updated", _forget_values)
     app.connect("missing-reference", _resolve)
     app.connect("html-page-context", _style)
     app.add_post_transform(LinkNames)
