@@ -82,6 +82,7 @@ def dress(text: str, parameters: tuple[str, ...] = (), **known: str) -> str:
     ("(eq:pathwise, eq:elbo)", "[equations :eq:`eq:pathwise`, :eq:`eq:elbo`]"),
     ("A `Definition`, or `None`.", "A :py:obj:`~p.Definition`, or ``None``."),
     (":func:`iwae` and :meth:`transform`", ":func:`~p.iwae` and :meth:`transform`"),
+    (":func:`vilib.iwae.iwae`, :meth:`vilib.fit.Fit.q_at`", ":func:`~p.iwae`, :meth:`~vilib.fit.Fit.q_at`"),
     ("A MeanFieldGaussian.", r"A \ :py:obj:`~p.MeanFieldGaussian`\ ."),
     ("By hand:\n\n    a = b*c  (eq:elbo)", "By hand:\n\n.. parsed-literal::\n\n    a = b\\*c  [equation :eq:`eq:elbo`]"),
 ])
@@ -121,3 +122,12 @@ def test_a_class_shows_its_own_methods_and_those_of_a_private_base():
     assert {"transform", "entropy", "log_prob", "mean"} <= set(shown) and not any(name.startswith("_") for name in shown)
     assert "term" not in reference_pages._members(vilib.quadratic_cost)                   # said once, at Cost
     assert "parameters" not in reference_pages._members(vilib.VAE)                        # torch's own
+
+
+@pytest.mark.parametrize(("code", "names"), [
+    ("coin = coin_toss(6, 4)", {"coin"}), ("a, b = 1, 2", {"a", "b"}), ("def fit(x):\n    return x", {"fit"}),
+    ("for name in names:", {"name"}), ("fit(pathwise, x == 1)", set()), ("print(coin)", set()),
+])
+def test_a_name_that_a_page_gives_is_not_ours(code, names):
+    found = reference_pages._GIVEN.findall(code)
+    assert {name for each in found for name in each.split(", ")} == names

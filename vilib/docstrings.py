@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 #: What is left as it stands: literals, roles, and words in stars.
 _KEPT = re.compile(r"``.+?``|:[a-z:]+:`[^`]+`|`[^`]+`|\*\*[^*\s][^*]*\*\*|(?<![\w*])\*(?!R\b)[^\W_][\w' -]*\*(?![\w*])", re.DOTALL)
 _EQUATIONS = re.compile(r"\((?P<labels>eq:[a-z-]+(?:,\s+eq:[a-z-]+)*)(?P<rest>;[^()]*)?\)")
-_ROLE = re.compile(r":(?P<role>func|class|data):`(?P<name>\w+)`")
+_ROLE = re.compile(r":(?P<role>func|class|data|meth):`(?P<home>vilib\.[\w.]+\.)?(?P<name>\w+)`")
 _CLASS = re.compile(r"(?<![\w.])(?:[A-Z]+[a-z]+){2,}(?!\w)")
 _NAMED = re.compile(r"(?:^|(?<=\.  )|(?<=;  ))(?P<names>[a-z_]\w*(?:, [a-z_]\w*)*) ?: ", re.MULTILINE)
 _RAISES = re.compile(r"(?:^|(?<=\.  ))Raises (?P<text>.+?)(?:\.(?=  |$)|\Z)", re.MULTILINE | re.DOTALL)
@@ -121,7 +121,9 @@ def _equations(found: re.Match[str]) -> str:
 def _code(text: str, known: Mapping[str, str]) -> str:
     """`name` is code, and a link where the name is known; a role that names it says where it is; all else stays as it is."""
     if role := _ROLE.fullmatch(text):
-        return f":{role['role']}:`~{known[role['name']]}`" if role["name"] in known else text
+        if role["name"] in known and role["role"] != "meth":
+            return f":{role['role']}:`~{known[role['name']]}`"
+        return f":{role['role']}:`~{role['home']}{role['name']}`" if role["home"] else text
     if not text.startswith("`") or text.startswith("``"):
         return text
     name = text.strip("`")

@@ -262,26 +262,43 @@ def _exists(name: str) -> bool:
     return True
 
 
+#: What a page's own code gives a name to.
+_GIVEN = re.compile(r"^(?:def |class |for )?(\w+(?:, *\w+)*) *(?:=(?!=)|\(.*:$| in )", re.MULTILINE)
+
+
 class LinkNames(SphinxPostTransform):
-    """In every page, ``advi`` or ``vilib.advi`` set as code links to what the reference says of it."""
+    """In every page, ``advi`` or ``vilib.advi`` set as code links to what the reference says of it.
+
+    But not in headings and tables, and not what the page's own code calls so.
+    """
 
     default_priority = 400
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
         objects = cast(PythonDomain, self.env.get_domain("py")).objects
+        code = (block.astext() for block in self.document.findall(nodes.literal_block))
+        given = {name for text in code for names in _GIVEN.findall(text) for name in re.split(", *", names)}
         for literal in list(self.document.findall(nodes.literal)):
             text = literal.astext()
             full = text if text.startswith("vilib.") else f"vilib.{text}"
-            if full in objects and not _inside(literal, nodes.reference, nodes.title):
-                entry = objects[full]
+            if full in objects and text not in given and not _inside(literal, nodes.reference, nodes.title, nodes.entry):
                 place = literal.parent.index(literal)
-                literal.parent[place] = _link(self.app.builder, self.env.docname, entry, full, literal.deepcopy())
+                literal.parent[place] = _link(self.app.builder, self.env.docname, objects[full], full, literal.deepcopy())
+
+
+#: Sphinx looks for a hit's place by a selector, in which the dots of ``vilib.fit`` would mean something else.
+_PLACES_WITH_DOTS = """addEventListener("DOMContentLoaded", () => {
+  const text = Search.htmlToText;
+  Search.htmlToText = (page, place) => text(page, place && "#" + CSS.escape(place.slice(1)));
+});"""
 
 
 def _style(app, pagename, templatename, context, doctree) -> None:
     if pagename.startswith("reference/"):
         app.add_css_file("reference.css")
+    if pagename == "search":
+        app.add_js_file(None, body=_PLACES_WITH_DOTS)
 
 
 def _inside(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
