@@ -294,11 +294,35 @@ _PLACES_WITH_DOTS = """addEventListener("DOMContentLoaded", () => {
 });"""
 
 
+#: A signature of several lines is a list of descriptions of nothing, which a screen reader stumbles over.
+_PARAMETERS = re.compile(r'(<span class="sig-paren">\(</span>)\s*<dl>(.*?)</dl>\s*(<span class="sig-paren">\)</span>)', re.DOTALL)
+
+
+def _in_lines(found: re.Match[str]) -> str:
+    lines = found[2].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+    return found[1] + lines + found[3]
+
+
 def _style(app, pagename, templatename, context, doctree) -> None:
     if pagename.startswith("reference/"):
         app.add_css_file("reference.css")
+        context["body"] = _PARAMETERS.sub(_in_lines, context["body"])
     if pagename == "search":
         app.add_js_file(None, body=_PLACES_WITH_DOTS)
+
+
+def _name_toggles(app, pagename, templatename, context, doctree) -> None:
+    """The reference has pages below it, and so a toggle in the list of contents, which the theme leaves without a name."""
+    make = context.get("generate_toctree_html")
+
+    def with_names(*args: Any, **options: Any) -> Any:
+        contents = make(*args, **options)
+        for toggle in contents.find_all("summary") if hasattr(contents, "find_all") else ():
+            toggle["aria-label"] = f"Pages of {toggle.find_parent('li').a.get_text(strip=True)}"
+        return contents
+
+    if make is not None:
+        context["generate_toctree_html"] = with_names
 
 
 def _inside(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
@@ -320,5 +344,6 @@ def setup(app):
     app.connect("env-updated", _forget_values)
     app.connect("missing-reference", _resolve)
     app.connect("html-page-context", _style)
+    app.connect("html-page-context", _name_toggles, priority=900)          # after the theme
     app.add_post_transform(LinkNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,6 +25,12 @@ def article(text: str) -> str:
     return text.split('<article class="bd-article"')[1].split("</article>")[0]
 
 
+def test_the_toggle_in_the_contents_has_a_name(built_book):
+    for file in (built_book / "intro.html", built_book / "reference" / "fits.html"):
+        toggles = re.findall(r"<summary[^>]*>", file.read_text().split("bd-sidebar-primary")[1].split("</nav>")[0])
+        assert toggles == ['<summary aria-label="Pages of Reference">'], file
+
+
 @pytest.mark.parametrize(("page", "names"), PAGES.items(), indirect=["page"], ids=list(PAGES))
 def test_every_name_has_its_place(page, names):
     places = set(re.findall(r'\sid="(vilib\.[^"]+)"', page))
@@ -35,6 +41,12 @@ def test_every_name_has_its_place(page, names):
 def test_a_page_brings_no_formulas_and_is_light(page):
     assert not re.search(r'src="[^"]*(mathjax|explorable)\.js"', page)
     assert len(gzip.compress(page.encode(), 6)) < 40_000
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_lists_of_descriptions_describe_something(page):
+    """Each begins with what it describes; so a list has a term for a screen reader to read."""
+    assert re.findall(r"<dl[^>]*>\s*<(?!dt)[^>]*>", article(page)) == []
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)
