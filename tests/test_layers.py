@@ -21,7 +21,7 @@ ROWS = [
       "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
     ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side", "coin_ways"], ["bad_starts"],
     ["gradient_noise", "race", "race_tracks"], ["explorables"],
-    ["addresses", "plain_markdown"], ["hosting", "notebooks"], ["book", "coverage"],
+    ["addresses", "plain_markdown", "docstrings"], ["hosting", "notebooks"], ["book", "coverage", "reference_pages"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

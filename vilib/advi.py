@@ -115,7 +115,7 @@ class Posterior:
     draws: dict[str, Tensor]
     log_joint: Tensor
     log_weights: Tensor
-    fit: Fit
+    fit: Fit[Gaussian]
     converged: bool
     why: str
 
@@ -159,7 +159,7 @@ class Posterior:
         """
         return pareto_k(self.log_weights)
 
-    def to_arviz(self):
+    def to_arviz(self) -> Any:
         """An ArviZ ``DataTree``: posterior (one chain of the draws) and sample_stats (lp, log p(x, z) on the
         unconstrained scale).
 
@@ -195,7 +195,7 @@ class Posterior:
 # ---- what advi checks and says --------------------------------------------------------------------------------------
 
 
-def _checked(model, family, tempering, counts: dict[str, int], tolerance: float) -> Model:
+def _checked(model: Any, family: Any, tempering: Sequence[float], counts: dict[str, int], tolerance: float) -> Model:
     """The Model itself, or the one behind an Example."""
     model = getattr(model, "model", None) or model
     if not isinstance(model, Model):
@@ -216,7 +216,7 @@ def _checked(model, family, tempering, counts: dict[str, int], tolerance: float)
 
 def _dtype_that_runs(model: Model, device: torch.device) -> torch.dtype:
     """float64, unless log_joint multiplies by float32 data, which torch refuses to mix."""
-    first = None
+    first: Any = None
     for dtype in (torch.float64, torch.float32):
         try:
             model(torch.zeros(2, model.dim, dtype=dtype, device=device))
@@ -261,7 +261,7 @@ def _progress(noise: Noise, max_steps: int, wanted: bool) -> tuple[Any, Noise]:
     bar = tqdm(total=max_steps, delay=2.0, leave=False, unit="step", desc="advi")
 
     @functools.wraps(noise)
-    def counted(*args, **options):
+    def counted(*args: Any, **options: Any) -> Tensor:
         bar.update()
         return noise(*args, **options)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k
 from vilib.examples import Example, coin_toss, eight_schools, kidiq
@@ -52,7 +54,7 @@ class BadStart:
         """Means and sds (2,) of the parameters under the reference posterior; nan for a second that there is not."""
         if self.marginal:
             return self.marginal.mean, self.marginal.sd
-        exact, nothing = self.example.posterior, torch.tensor([math.nan], dtype=torch.float64)
+        exact, nothing = cast(Distribution, self.example.posterior), torch.tensor([math.nan], dtype=torch.float64)
         return torch.cat([exact.mean.reshape(1), nothing]), torch.cat([exact.stddev.reshape(1), nothing])
 
 
@@ -125,7 +127,8 @@ def beside_reference(
     in_z = torch.stack([m[:, 0], m[:, 1], tril[:, 0, 0], tril[:, 1, 0], tril[:, 1, 1]], -1)
     there = lambda x: x.masked_fill(lost.reshape(-1, *[1] * (x.ndim - 1)) | ~(x.abs() < far), math.nan)  # noqa: E731
     arrays = (mean, sd, (mean - known) / width, sd / width, in_z, elbo, error + 0 * elbo)
-    return Beside(*map(there, arrays), gap, spread, k_hat)
+    mean, sd, off, ratio, in_z, elbo, error = map(there, arrays)
+    return Beside(mean, sd, off, ratio, in_z, elbo, error, gap, spread, k_hat)
 
 
 def significant(x: Tensor, digits: int) -> Tensor:

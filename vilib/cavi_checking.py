@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def _cases() -> list[_Case]:
     return cases
 
 
-def check_coordinate_update(update: Callable) -> Report:
+def check_coordinate_update(update: Callable[..., Any]) -> Report:
     """Test ``update(q, i, mean, precision)``: q with factor i at its optimum for the posterior N(mean, precision⁻¹).
 
     update: q is a MeanFieldGaussian of D coordinates without a batch, float64; mean (D,), precision (D, D).  It returns
@@ -127,7 +128,7 @@ def check_coordinate_update(update: Callable) -> Report:
     return _praise(update, results) if complaint is None else complaint
 
 
-def _unusable(case: _Case, result) -> Report | None:
+def _unusable(case: _Case, result: Any) -> Report | None:
     if not isinstance(result, MeanFieldGaussian) or result.mu.shape != case.q.mu.shape:
         got = described(result.mu if isinstance(result, MeanFieldGaussian) else result)
         return failed("shape", f"It returned {got}, expected a MeanFieldGaussian of D = {case.p.dim} coordinates, all of them: factor i is new, "
@@ -173,11 +174,11 @@ def _elbo_words(case: _Case, q: MeanFieldGaussian) -> str:
             f"this one factor can reach is {-best:.3f}.")
 
 
-def _praise(update: Callable, results: list[tuple[_Case, MeanFieldGaussian]]) -> Report:
+def _praise(update: Callable[..., Any], results: list[tuple[_Case, MeanFieldGaussian]]) -> Report:
     gain = min(case.elbo(q) - case.elbo(case.q) for case, q in results)
     case = results[-1][0]
-    q, sweeps = case.q, 0
-    while sweeps < 500 and (sweeps == 0 or case.elbo(q) - before > 1e-12):
+    q, sweeps, before = case.q, 0, -torch.inf
+    while sweeps < 500 and case.elbo(q) - before > 1e-12:
         before = case.elbo(q)
         for i in range(case.p.dim):
             q = update(q, i, case.p.mean, case.precision)
@@ -189,6 +190,6 @@ def _praise(update: Callable, results: list[tuple[_Case, MeanFieldGaussian]]) ->
         "nats below log p(x)."))
 
 
-def _close(a, b) -> bool:
+def _close(a: Any, b: Any) -> bool:
     a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
     return torch.allclose(a, b, rtol=1e-6, atol=1e-8)

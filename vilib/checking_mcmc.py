@@ -8,6 +8,7 @@ with some other rule may be right too: then chains that start as exact draws mus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ class _Case:
     u: Tensor
 
 
-def check_metropolis(step: Callable, *, num_chains: int = 20_000, false_alarm: float = 1e-6, seed: int = 0) -> Report:
+def check_metropolis(step: Callable[..., Any], *, num_chains: int = 20_000, false_alarm: float = 1e-6, seed: int = 0) -> Report:
     """Test ``step(log_joint, z, log_p, eps, u) -> (z, log_p, accepted)``, and say in words what is wrong.
 
     step: one step of random-walk Metropolis, or of another rule, with the arguments of :func:`vilib.mcmc.metropolis_step`.
@@ -85,7 +86,7 @@ def check_metropolis(step: Callable, *, num_chains: int = 20_000, false_alarm: f
     return _invariance(moves, rate, false_alarm) if found is None else failed(*found, f"It accepted {rate}.")
 
 
-def _invariance(moves: list, rate: str, false_alarm: float) -> Report:
+def _invariance(moves: list[tuple[_Case, Any, Any, Tensor]], rate: str, false_alarm: float) -> Report:
     """Exact draws must be exact draws after a step: moments change by zero on average."""
     worst, largest = "", 0.0
     threshold = alarm(false_alarm, 3 * sum(case.z.shape[-1] for case, *_ in moves))

@@ -8,6 +8,7 @@ the slip that explains every number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ JACOBIAN_SLIPS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 def check_transform(
-    constrain: Callable, unconstrain: Callable, log_abs_det_jacobian: Callable, *, dim: int = 3,
+    constrain: Callable[..., Any], unconstrain: Callable[..., Any], log_abs_det_jacobian: Callable[..., Any], *, dim: int = 3,
     support: constraints.Constraint | None = None, num_points: int = 64, tolerance: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Compare a map z → θ with its way back and its Jacobian by autodiff, and say what is wrong.  (eq:jac-rule-inverse)
@@ -65,6 +66,7 @@ def check_transform(
     'sign'
     """
     z = 1.5 * torch.randn(num_points, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    theta = z                                                             # until there is one
     given = {"constrain": lambda: constrain(z), "unconstrain": lambda: unconstrain(theta),
              "log_abs_det_jacobian": lambda: log_abs_det_jacobian(z, theta)}
     values = {}
@@ -101,7 +103,9 @@ def _numbers(x: Tensor) -> str:
     return f"({', '.join(f'{v:.4g}' for v in x.reshape(-1).tolist())})"
 
 
-def _theta_is_wrong(theta, z: Tensor, constrain: Callable, support) -> Report | None:
+def _theta_is_wrong(
+    theta: Any, z: Tensor, constrain: Callable[..., Any], support: constraints.Constraint | None
+) -> Report | None:
     size, dim = tuple(z.shape), z.shape[-1]
     if not isinstance(theta, Tensor) or theta.ndim != 2 or theta.shape[0] != len(z):
         return failed("shape of theta", f"constrain returned {described(theta)} for z of shape {size} = (..., D). It maps the last axis "
@@ -130,7 +134,7 @@ def _theta_is_wrong(theta, z: Tensor, constrain: Callable, support) -> Report | 
     return None
 
 
-def _jacobian(constrain: Callable, z: Tensor, theta: Tensor) -> Tensor | Report:
+def _jacobian(constrain: Callable[..., Any], z: Tensor, theta: Tensor) -> Tensor | Report:
     """dθ/dz (N, D, D) by autodiff; of a simplex the last entry of θ is left out."""
     dim = z.shape[-1]
     leaf = z.clone().requires_grad_()
@@ -147,7 +151,7 @@ def _jacobian(constrain: Callable, z: Tensor, theta: Tensor) -> Tensor | Report:
     return jacobian
 
 
-def _way_back_is_wrong(back, z: Tensor, theta: Tensor, tolerance: float) -> Report | None:
+def _way_back_is_wrong(back: Any, z: Tensor, theta: Tensor, tolerance: float) -> Report | None:
     if not isinstance(back, Tensor) or back.shape != z.shape:
         return failed("shape of z", f"unconstrain returned {described(back)} for θ of shape {tuple(theta.shape)}; expected "
                        f"{tuple(z.shape)}, one number for each of z.")
@@ -165,7 +169,7 @@ def _way_back_is_wrong(back, z: Tensor, theta: Tensor, tolerance: float) -> Repo
                    f"{'comes' if len(names) == 1 else 'come'} back.", facts)
 
 
-def _log_det_is_wrong(log_det, function: Callable, z: Tensor, theta: Tensor, jacobian: Tensor,
+def _log_det_is_wrong(log_det: Any, function: Callable[..., Any], z: Tensor, theta: Tensor, jacobian: Tensor,
                       tolerance: float) -> Report | None:
     exact = _log_det(jacobian)
     fits = lambda got, wanted: bool(_off(got.detach().double(), wanted).max() <= tolerance)  # noqa: E731
@@ -197,7 +201,7 @@ def _log_det_is_wrong(log_det, function: Callable, z: Tensor, theta: Tensor, jac
     return failed(None, facts, way_back, "No single slip that we know explains all the numbers.")
 
 
-def _swapped(function: Callable, z: Tensor, theta: Tensor, exact: Tensor, fits: Callable) -> bool:
+def _swapped(function: Callable[..., Any], z: Tensor, theta: Tensor, exact: Tensor, fits: Callable[..., Any]) -> bool:
     try:
         turned = function(theta, z)
         return isinstance(turned, Tensor) and turned.shape == exact.shape and fits(turned, exact)

@@ -64,7 +64,7 @@ def compose(q: Gaussian, q_u: Gaussian) -> Gaussian:
     >>> compose(q, standard(q)).mu
     tensor([3.])
     """
-    if isinstance(q, MeanFieldGaussian):
+    if isinstance(q, MeanFieldGaussian) and isinstance(q_u, MeanFieldGaussian):
         return MeanFieldGaussian(q.mu + q.stddev * q_u.mu, q.omega + q_u.omega)
     mean = q.mu + (q.scale_tril @ q_u.mu.unsqueeze(-1)).squeeze(-1)
     return FullRankGaussian(mean, _raw(q.scale_tril @ q_u.scale_tril))
@@ -173,7 +173,7 @@ class Climb:
 
     q: Gaussian
     at: Optimality
-    fit: Fit
+    fit: Fit[Gaussian]
     arrived: bool
     num_looked: int
     falls: list[str]
@@ -205,8 +205,9 @@ def climb(
     >>> end.arrived, bool((end.q.mean - 5).abs() < 0.01)
     (True, True)
     """
-    q, rounds, steps_done, unseen, falls, powers, best, at = q0, [], 0, 0, [], [*tempering], -math.inf, None
-    looked = 0
+    q, steps_done, unseen, looked, powers, best, at = q0, 0, 0, 0, [*tempering], -math.inf, None
+    rounds: list[tuple[Gaussian, Fit[Gaussian]]] = []
+    falls: list[str] = []
     while at is None or (at.distance > tolerance and steps_done < max_steps):
         power = powers.pop(0) if powers else 1.0
         ahead = partial(_later, schedule, steps_done) if schedule is not None else None
@@ -235,7 +236,10 @@ def climb(
     return Climb(q, at, _joined(rounds), at.distance <= tolerance, looked, falls)
 
 
-def _round(log_joint, q, power, step_size, falls, optimizer, schedule, options) -> tuple[Gaussian, Fit, float]:
+def _round(
+    log_joint: LogJoint, q: Gaussian, power: float, step_size: float, falls: list[str], optimizer: Callable[..., Any],
+    schedule: Schedule | None, options: dict[str, Any],
+) -> tuple[Gaussian, Fit[Gaussian], float]:
     """One fit in units of q, begun again with a quarter of the step size, and half of q's width, if it falls."""
     while True:
         try:
@@ -254,7 +258,7 @@ def _later(schedule: Schedule, begun: int, step: int) -> float:
     return schedule(begun + step)
 
 
-def _joined(rounds: Sequence[tuple[Gaussian, Fit]]) -> Fit:
+def _joined(rounds: Sequence[tuple[Gaussian, Fit[Gaussian]]]) -> Fit[Gaussian]:
     """The rounds as one fit, λ in the coordinates of z; where one ended and the next begins, the beginning stands."""
     paths, steps, elbos, begun = [], [], [], 0
     for i, (q, done) in enumerate(rounds):

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from vilib import estimators
 from vilib.control_variates import cross_fitted_coefficient
-from vilib.discrete import Family
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate, value_and_slope
-from vilib.types import Estimator, LogJoint, ShapeError
+from vilib.types import Baseline, Estimator, Family, LogJoint, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,42 +122,42 @@ def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Family, eps
         return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
 
 
-def _f(log_joint, q, eps):
+def _f(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> Tensor:
     return evaluate(log_joint, q.transform(eps)) - q.log_prob_at(eps)
 
 
-def _score_function(log_joint, q, eps):
+def _score_function(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f = _f(log_joint, q, eps)
     return f.mean(0), q.score_sum(eps, f) / len(eps)
 
 
-def _with_baseline(baseline, log_joint, q, eps):
+def _with_baseline(baseline: Baseline, log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f, score = _f(log_joint, q, eps), q.score_at(eps)
     return f.mean(0), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
 
 
-def _leave_one_out(log_joint, q, eps):
+def _leave_one_out(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f = _f(log_joint, q, eps)
     f_mean = f.mean(0)
     return f_mean, q.score_sum(eps, f - f_mean) / (len(eps) - 1)                          # f − others = S/(S−1) (f − f̄)
 
 
-def _optimal_coefficient(log_joint, q, eps):
+def _optimal_coefficient(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     return _with_baseline(lambda f, score: cross_fitted_coefficient(f, score, q.score_variance()), log_joint, q, eps)
 
 
-def _pathwise(log_joint, q, eps):
+def _pathwise(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     return log_p.mean(0) + q.entropy(), q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
-def _total_derivative(log_joint, q, eps):
+def _total_derivative(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
-def _sticking_the_landing(log_joint, q, eps):
+def _sticking_the_landing(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z - q.grad_log_prob_at(eps)) / len(eps)

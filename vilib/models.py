@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,8 @@ class Model:
         return log_p
 
     def _constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        theta, log_jacobian = {}, 0.0
+        theta: dict[str, Tensor] = {}
+        log_jacobian: Any = 0.0
         for part, free in zip(self._bijections, z.split(self._sizes, -1)):
             theta[part.name], log_det = part.constrain(free)
             log_jacobian = log_jacobian + log_det
@@ -199,7 +201,8 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
         raise
     except RuntimeError:                                 # torch.func.grad inside the log joint bears no counting
         return _by_autograd(log_joint, z)
-    return tuple(torch.cat(part) for part in zip(*parts))
+    log_p, grad_z = (torch.cat(part) for part in zip(*parts))
+    return log_p, grad_z
 
 
 #: Draws of fewer numbers than this go through a log joint all at once; more are cut along S, so that what autograd keeps of a
@@ -228,7 +231,7 @@ def _counting(log_joint: LogJoint, z: Tensor) -> tuple[tuple[Tensor, Tensor], in
         return _by_autograd(log_joint, z), max(sizes)
 
 
-def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
+def _non_finite(log_joint: LogJoint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
     index = tuple((~good).nonzero()[0].tolist())
     draw, value = z[index].detach(), log_p[index].item()
     constrain = getattr(log_joint, "constrain", None)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vilib.along import Along, along, path_or_gaps, steps_to_within
 from vilib.examples import Example
-from vilib.families import MeanFieldGaussian
+from vilib.families import Gaussian, MeanFieldGaussian
 from vilib.fit import Optimizer
 from vilib.quadrature import Rule, gauss_hermite, trapezoid
 from vilib.side_by_side import optimizers_side_by_side, the_same_for_each
@@ -25,7 +26,7 @@ LOST_ELBO = -1e9  # nats: where the quantiles place a fit that is lost
 
 
 def race(
-    estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, *, seed: int, **options
+    estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, *, seed: int, **options: Any
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Key -> the path of that estimator's fits, (T, *R, P), and which failed, (*R); every estimator sees the same noise.
 
@@ -46,7 +47,7 @@ def race(
 
 def races(
     estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, optimizers: Sequence[Optimizer], *, seed: int,
-    **options,
+    **options: Any,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """:func:`race` with each of K optimisers, as one program: key -> paths (T, K, *R, P), and which fits failed, (K, *R).
 
@@ -109,5 +110,5 @@ def field_of(
     fits = along(example, MeanFieldGaussian(*path.chunk(2, -1)), estimator, num_samples, rule, table)
     elbo = fits.elbo.nan_to_num(nan=LOST_ELBO)
     low, high = elbo.quantile(torch.tensor([0.1, 0.9], dtype=elbo.dtype), 1)
-    arrived = steps_to_within(torch.tensor(steps), elbo, example.best[1], nats).quantile(0.5).item()
+    arrived = steps_to_within(torch.tensor(steps), elbo, cast(tuple[Gaussian, float], example.best)[1], nats).quantile(0.5).item()
     return Field(fits, low, high, fits.variance.nanquantile(0.5, 1), arrived if math.isfinite(arrived) else math.nan)

@@ -88,7 +88,7 @@ def _average(p: Problem, of: Callable[[MeanFieldGaussian, Tensor], Tensor]) -> T
 
 def _density_for_its_log(p: Problem) -> Tensor:
     """∇_λ q_λ(z) f(z) at draws that stay: E_q[f q s]."""
-    def weighed(q, eps):
+    def weighed(q: MeanFieldGaussian, eps: Tensor) -> Tensor:
         z = p.q.sample(eps)
         return (p.target(z) - (0.0 if p.expectation else p.q.log_prob(z))) * q.log_prob(z).exp()
     return _average(p, weighed)
@@ -97,14 +97,14 @@ def _density_for_its_log(p: Problem) -> Tensor:
 def _drawn(z_of: Callable[[MeanFieldGaussian, Tensor], Tensor]) -> tuple[Callable[[Problem], Tensor], ...]:
     """The draws are z_of(q, ε) and not q's own, and all else is right: the score function, and three forms of the path."""
     def scored(p: Problem) -> Tensor:
-        def of(q, eps):
+        def of(q: MeanFieldGaussian, eps: Tensor) -> Tensor:
             z = z_of(p.q, eps)
             return (p.target(z) - (0.0 if p.expectation else p.q.log_prob(z))) * q.log_prob(z)
         return _average(p, of)
 
     def moving(log_q: Callable[[MeanFieldGaussian, Tensor], Tensor]) -> Callable[[Problem], Tensor]:
         def of_problem(p: Problem) -> Tensor:
-            def of(q, eps):
+            def of(q: MeanFieldGaussian, eps: Tensor) -> Tensor:
                 z = z_of(q, eps)
                 return p.target(z) - (0.0 if p.expectation else log_q(q, z))
             return _average(p, of)

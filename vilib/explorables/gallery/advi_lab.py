@@ -16,6 +16,7 @@ import torch
 
 from vilib import Fit, FullRankGaussian, MeanFieldGaussian, adagrad, adam, rmsprop
 from vilib.bad_starts import Beside, bad_starts, beside_reference, in_a_table
+from vilib.families import Gaussian
 from vilib.side_by_side import every_choice, rising_power
 
 from ..contours import mass_rings
@@ -43,7 +44,7 @@ MODELS = {
 
 
 @lru_cache(maxsize=32)
-def _fits(model: str, family: str, draws: int) -> Fit:
+def _fits(model: str, family: str, draws: int) -> Fit[Gaussian]:
     """All 18 fits: optimiser, tempering, step size."""
     return every_choice(
         LABS[model].example, LABS[model].q0(FAMILIES[family][1]), optimizers=[make for _, make in OPTIMIZERS.values()],
