@@ -148,7 +148,7 @@ class OwnModel:
         """The same model in units of its best mean-field q: u = (z − mean)/sd, where that q is the standard normal."""
         best = self.best()
         evidence = None if self.grid is None else self.grid.log_evidence
-        return Example(self.name, self.dim, InUnitsOf(best.q, self), ((-4.0, 4.0),) * self.dim, evidence,
+        return Example(self.name, self.dim, _InUnits(best.q, self), ((-4.0, 4.0),) * self.dim, evidence,
                        known_best=(standard(best.q), best.elbo))
 
     @cached_property
@@ -189,6 +189,30 @@ class OwnModel:
         theta = self.parameter_values(q.transform(eps))
         return theta.mean(0), theta.std(0)
 
+    def windows(self, sds: float) -> tuple[tuple[float, float], ...]:
+        """For each coordinate shown, a range of z that holds :meth:`span` and so many sds of the best q to either side."""
+        q = self.best().q
+        ranges = [(*self.span(c), q.mean[c].item(), q.stddev[c].item()) for c in self.coordinates]
+        return tuple((min(low, m - sds * s), max(high, m + sds * s)) for low, high, m, s in ranges)
+
+    def density(self, z: Tensor) -> Tensor:
+        """p(z | x) at z (N,) of one unknown, exact where the evidence is, else by the best ELBO in its place."""
+        evidence = self.best().elbo if self.grid is None else self.grid.log_evidence
+        return (self(z.unsqueeze(-1)) - evidence).exp().detach()
+
+    def plane(self, q: Gaussian) -> tuple[Tensor, Tensor]:
+        """Mean (*R, 2) and Cholesky factor (*R, 2, 2) of the coordinates shown under q; of one, with an idle second one."""
+        at = list(self.coordinates)
+        mean, covariance = q.mean[..., at], q.covariance[..., at, :][..., at]
+        if len(at) == 1:
+            return torch.cat([mean, 0 * mean], -1), covariance.sqrt() * torch.eye(2, dtype=mean.dtype)
+        return mean, torch.linalg.cholesky_ex(covariance)[0]
+
+    def ellipse(self, q: Gaussian) -> Tensor:
+        """m₁, m₂, L₁₁, L₂₁, L₂₂ of :meth:`plane`, (5, *R)."""
+        mean, tril = self.plane(q)
+        return torch.stack([mean[..., 0], mean[..., 1], tril[..., 0, 0], tril[..., 1, 0], tril[..., 1, 1]])
+
     def span(self, coordinate: int) -> tuple[float, float]:
         """The range of one coordinate of z that holds all but a thousandth of the posterior, as far as it is known."""
         if self.grid is not None:
@@ -196,6 +220,20 @@ class OwnModel:
         q = self.best(FullRankGaussian).q
         mean, sd = q.mean[coordinate].item(), q.covariance[coordinate, coordinate].sqrt().item()
         return mean - 3.3 * sd, mean + 3.3 * sd
+
+
+class _InUnits:
+    """u (..., D) -> log p(x, mean + sd u) + Σ log sd, for any batch."""
+
+    def __init__(self, q: MeanFieldGaussian, own: OwnModel) -> None:
+        self.q, self.own, self.log_det = q, own, q.omega.sum()
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.own(torch.addcmul(self.q.mu, self.q.stddev, u)) + self.log_det
+
+    def constrain(self, u: Tensor) -> dict[str, Tensor]:
+        """The draw u (D,) as the reader knows it, for an error to show."""
+        return self.own.constrain(self.q.mu + self.q.stddev * u)
 
 
 def own_model(

@@ -92,12 +92,8 @@ class OwnStart:
         return MeanFieldGaussian(mean, omega) if family is MeanFieldGaussian else FullRankGaussian(mean, torch.diag(omega))
 
     def plane(self, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Mean (T, 2) and Cholesky factor (T, 2, 2) of the coordinates shown; of one, with an idle second one."""
-        at = list(self.example.coordinates)
-        mean, covariance = q.mean[..., at], q.covariance[..., at, :][..., at]
-        if len(at) == 1:
-            return torch.cat([mean, 0 * mean], -1), covariance.sqrt() * torch.eye(2, dtype=mean.dtype)
-        return mean, torch.linalg.cholesky_ex(covariance)[0]
+        """As ``example.plane`` has it."""
+        return self.example.plane(q)
 
     def moments(self, q: Gaussian) -> tuple[Tensor, Tensor]:
         """Means and sds (T, 2) of the parameters shown, on the reader's scale, from ``num_draws`` draws; nan for a second that there is not."""

@@ -214,18 +214,18 @@ class Explorable(anywidget.AnyWidget):
         question, settings = asked
         names = (c.name for c in self.definition.computed)
         try:
-            self._send(question | _packed(self.definition.frame(**dict(zip(names, settings, strict=True)))), settings)
+            self._hand_over(question | _packed(self.definition.frame(**dict(zip(names, settings, strict=True)))), settings)
         except Exception as error:
-            self._send(question | what_happened(error, self.definition.compute), None)
+            self._hand_over(question | what_happened(error, self.definition.compute), None)
             if inform:
                 raise
 
-    def _send(self, packet: dict[str, Any], answered: tuple[Any, ...] | None) -> None:
+    def _hand_over(self, packet: dict[str, Any], answered: tuple[Any, ...] | None) -> None:
         with self._one_at_a_time:
             self._frame, self._answered = packet, answered
 
     def _stopped(self, asked: tuple[dict[str, Any], tuple[Any, ...]]) -> None:
-        self._send(asked[0] | {"stopped": True}, None)
+        self._hand_over(asked[0] | {"stopped": True}, None)
 
     def _tell(self, asked: tuple[dict[str, Any], tuple[Any, ...]], words: str, share: float | None) -> None:
         with self._one_at_a_time:
