@@ -14,6 +14,7 @@ import torch
 
 from vilib import MeanFieldGaussian, adagrad, adam, leave_one_out, normal, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
 from vilib.own_model import OwnModel
+from vilib.own_noise import variance_range
 from vilib.own_race import own_field
 from vilib.race import Field, race
 
@@ -78,7 +79,8 @@ class Compute(OwnCompute):
         stage("looking for the best q")
         model = self.models[target]
         best, evidence = model.best().elbo, model.grid.log_evidence if model.grid else math.nan
-        return still(model, OFF + 2.0, 2.5) | {"best_elbo": best, "log_evidence": evidence, "elbo_range": [
+        low, high = variance_range(model, (-OFF, 0.0), (0.0,), 1)
+        return still(model, OFF + 2.0, 2.5) | {"best_elbo": best, "log_evidence": evidence, "variance_range": [low * 1e-3, high * 10], "elbo_range": [
             best - 8.0, max(best + 0.6, best + 1.3 * (evidence - best) if model.grid else best)]}
 
 
@@ -95,7 +97,7 @@ def _panels(models: dict[str, OwnModel]) -> tuple[Panel, ...]:
               (*bands, *elbo, Rule(y="log_evidence", ink="target", label="log p(x)", dashed=False),
                Rule(y="best_elbo", ink="q", label="best mean-field q"), now), 1, 1.25),
         Panel("variance", "Gradient variance along the path", Axis("step (square-root scale)", (0, STEPS), "sqrt", ticks),
-              Axis(f"sum over λ, median of {FITS} fits", (1e-4, 1e6), "log"), (*variance, now), 1, 1.0),
+              Axis(f"sum over λ, median of {FITS} fits", "variance_range", "log"), (*variance, now), 1, 1.0),
     )
 
 
