@@ -684,7 +684,11 @@ globalThis.vilibExplorables ??= (() => {
       this.notice = words;
       this.root.dataset.state = state;
       if (this.frame) this.draw();
-      else if (words) this.body.querySelector("figcaption").textContent = words;
+      else if (words) { // there is no picture yet, but there are controls
+        this.body.querySelector("figcaption").textContent = words;
+        Object.assign(this.root.dataset, { frame: this.drawn, ready: "true" });
+        this.showControls();
+      }
     }
 
     /** Python is at work: for how long, on what, and how far it is; `stop` ends that. Without words it is at work no more. */
