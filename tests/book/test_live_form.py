@@ -158,9 +158,12 @@ def test_stop_is_sent_by_number_and_leaves_the_picture(kernel):
 
 def test_a_new_move_does_not_wait_for_a_long_answer(kernel):
     kernel.hands.put({"slope": 2.0})
-    kernel.hands.put({"slope": 0.5})                           # before the kernel said that it takes long
     kernel.at_work(1, 2)
-    kernel.hands.put({"slope": 3.0})                           # after
+    kernel.hands.put({"slope": 0.5})
+    assert kernel.asked == [(1, 2.0)], "it may be here in a moment"
+    kernel.pass_by(400)
+    assert kernel.asked == [(1, 2.0), (2, 0.5)]
+    kernel.hands.put({"slope": 3.0})
     assert kernel.asked == [(1, 2.0), (2, 0.5), (3, 3.0)]
     kernel.answer(1, 2, slope=2.0)
     assert kernel.slope == 1.0

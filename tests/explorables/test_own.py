@@ -303,6 +303,18 @@ def test_a_new_question_ends_the_work_on_the_old_one():
     assert {key[2] for key in explorable.definition.compute._kept if key[0] == "_studied"} == {1.0, -2.0}
 
 
+def test_going_back_before_the_answer_is_there_gives_up_the_way_out():
+    switched = Switched()
+    explorable = gradient_variance(switched, supports=SUPPORTS)
+    first = answered(explorable)
+    switched.gate = threading.Event()
+    explorable.mu = 2.0
+    explorable.mu = 1.0
+    switched.gate.set()
+    again = answered(explorable)
+    assert again["controls"]["mu"] == 1.0 and again["data"] == first["data"] and again["serial"] == first["serial"] + 2
+
+
 def test_what_it_does_is_told():
     """A fit of 301 steps: words, and a share that only grows within them."""
     explorable = fit_race(height, supports=SUPPORTS)

@@ -111,7 +111,8 @@ class Explorable(anywidget.AnyWidget):
             _esm=_STUB if building else static_text("explorable.js") + _MODULE,
             _css="" if building else static_text("explorable.css"),
         )
-        self._answered: tuple[Any, ...] | None = None
+        self._answered: tuple[Any, ...] | None = None       # the settings that were answered last, and those that are being answered
+        self._asking: tuple[tuple[Any, ...], int] | None = None
         self.add_traits(**{c.name: _trait(definition, c) for c in definition.controls})
         self._spec = definition.specification()
         for key, value in values.items():
@@ -173,7 +174,7 @@ class Explorable(anywidget.AnyWidget):
         """
         with_model = getattr(self.definition.compute, "mended", None)
         self.definition = replace(self.definition, compute=with_model(mended) if with_model else mended)
-        self._answered = None
+        self._answered = self._asking = None
         if not recording_wanted():
             self._answer()
 
@@ -199,12 +200,14 @@ class Explorable(anywidget.AnyWidget):
     def _answer(self, change: Any = None) -> None:
         """Send the frame for the present controls; called when one of them, or the request number, moves."""
         settings = tuple(getattr(self, c.name) for c in self.definition.computed)
-        if settings == self._answered and self._frame.get("request") == self._request:
+        settled = self._asking is None and settings == self._answered and self._frame.get("request") == self._request
+        if settled or self._asking == (settings, self._request):
             return
         self._serial += 1
         question = {"serial": self._serial, "request": self._request, "controls": self.values()}
         if self._worker:
             self._tell((question, settings), "", None)
+            self._asking = settings, self._request
             self._worker.ask((question, settings))
         else:
             self._work((question, settings), inform=not self._asked_by_page)
@@ -222,6 +225,8 @@ class Explorable(anywidget.AnyWidget):
 
     def _hand_over(self, packet: dict[str, Any], answered: tuple[Any, ...] | None) -> None:
         with self._one_at_a_time:
+            if packet["serial"] == self._serial:
+                self._asking = None
             self._frame, self._answered = packet, answered
 
     def _stopped(self, asked: tuple[dict[str, Any], tuple[Any, ...]]) -> None:

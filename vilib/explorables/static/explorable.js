@@ -894,9 +894,11 @@ globalThis.vilibExplorables ??= (() => {
       if (gone) { view.say(GONE, "gone"); return; }
       if (quiet) return;
       if (onlyView && !waiting) { push(values); model.save_changes(); return; }
-      if (waiting && !progress) pending = { ...values }; else send(values); // one that takes long is not waited for
+      if (waiting && !long()) pending = { ...values }; else send(values);
     };
     const view = new View(root, spec, modelValues(), ask, "live");
+    /** Python has been at work for more than a glance: its answer is not waited for before the next question. */
+    const long = () => Boolean(progress) && performance.now() - since >= SOON;
     /** From the question on, until `rests`: what is shown while Python computes, once that takes longer than a glance. */
     const waits = () => {
       if (!clock) { since = performance.now(); clock = setTimeout(tick, SOON); }
@@ -908,6 +910,7 @@ globalThis.vilibExplorables ??= (() => {
     };
     const tick = () => {
       if (!root.isConnected) { clock = 0; return; }
+      if (pending && long()) { const next = pending; pending = null; send(next); }
       const seconds = Math.max(1, Math.round((performance.now() - since) / 1000));
       const doing = stopping ? "stopping after this piece" : progress && progress.words;
       const silent = !progress && seconds * 1000 >= SILENCE ? ". No word from Python yet: it is busy with another cell, or the kernel was restarted; then run this cell again" : "";
@@ -929,7 +932,7 @@ globalThis.vilibExplorables ??= (() => {
       request = Math.max(request, news.request);
       progress = news;
       waits();
-      if (pending) { const next = pending; pending = null; send(next); } else if (!root.querySelector(".vl-status").hidden) { clearTimeout(clock); tick(); }
+      if (long()) { clearTimeout(clock); tick(); }
     };
     const take = () => {
       const packet = model.get("_frame");
