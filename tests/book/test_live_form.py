@@ -187,7 +187,7 @@ def test_an_error_says_what_where_and_what_to_do(kernel):
     kernel.arrive("_frame", {"request": 1, "serial": 2, "controls": {}, "error": "ValueError: no <b>data</b>", "where": "line 3 of f: raise",
                              "advice": "Mend it."})
     assert kernel.state == "broken" and kernel.hands.caption == (
-        "Python stopped: ValueError: no <b>data</b> (line 3 of f: raise) The picture is still the last one that could be drawn. Mend it.")
+        "Python stopped: ValueError: no <b>data</b>, at line 3 of f: raise. The picture is still the last one that could be drawn. Mend it.")
     assert kernel.hands.numbers() == numbers and kernel.slope == 1.0
     kernel.hands.put({"slope": 3.0})
     kernel.answer(2, 3, slope=3.0)
@@ -201,7 +201,7 @@ def test_before_the_first_picture_there_are_words_and_controls(browser):
     kernel.pass_by(400)
     assert kernel.busy == "Computing: 1 s"
     kernel.arrive("_frame", {"request": 0, "serial": 1, "controls": {}, "error": "NameError: name 'y' is not defined", "advice": "Mend it."})
-    assert kernel.hands.caption == "Python stopped: NameError: name 'y' is not defined Mend it." and kernel.hands.frame == 0
+    assert kernel.hands.caption == "Python stopped: NameError: name 'y' is not defined. Mend it." and kernel.hands.frame == 0
     assert kernel.hands.root.get_attribute("data-ready") == "true" and kernel.hands.values()["slope"] == "1"
     kernel.hands.put({"slope": 2.0})
     kernel.answer(1, 2, slope=2.0)

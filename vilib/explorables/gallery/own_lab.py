@@ -123,7 +123,7 @@ def own_advi_lab(given: Any, *, supports: Any = None, shapes: Any = None, dim: i
         panels=(*(plane(name, own, "q over the reference", "model", {"q": ("q", {})}, at="step") for name, own in models.items()),
                 *climbs("best q of this family that is known")),
         caption="After {step} steps the ELBO is {elbo@step:.2f} ± {error@step:.2f}. The last q is {gap:.2f} ± {gap_error:.2f} nats below "
-                "the best of its family, with k̂ = {k_hat:.2f}. {verdict} {places}",
+                "the best of its family that is known, with k̂ = {k_hat:.2f}. {verdict} {places}",
         table=Table({"x": "across", "y": "up"}, (
             Column("mean of q", "mean_{row}", ".4g", "step", "of the parameter on its own scale, from 1,000 draws"),
             Column("sd of q", "sd_{row}", ".3g", "step", "from 1,000 draws"),

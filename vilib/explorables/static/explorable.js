@@ -943,7 +943,10 @@ globalThis.vilibExplorables ??= (() => {
       if (pending) { const next = pending; pending = null; send(next); return; }
       if (!answered) return; // an answer to an earlier question
       if (packet.stopped) return view.say(view.frame ? "Stopped. The picture is still the last one that was finished; move a control to go on." : "Stopped before the first picture. Move a control to go on.", "stopped");
-      if (packet.error) return view.say(`Python stopped: ${packet.error}${packet.where ? ` (${packet.where})` : ""} ${view.frame ? "The picture is still the last one that could be drawn. " : ""}${packet.advice || ""}`.trim(), "broken");
+      if (packet.error) {
+        const what = `Python stopped: ${packet.error}${packet.where ? `, at ${packet.where}` : ""}`, still = view.frame ? "The picture is still the last one that could be drawn." : "";
+        return view.say([what + (/[.!?]$/.test(what) ? "" : "."), still, packet.advice].filter(Boolean).join(" "), "broken");
+      }
       view.notice = "";
       root.dataset.state = "";
       follow(); // Python may have moved a control while it was asked about another
