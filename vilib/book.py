@@ -8,7 +8,8 @@ without make. It does five things:
    one a core;
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
-5. gives an explorable the room beside the text (``book_static/book.css``), and the page a lecture view (``lecture.js``).
+5. gives an explorable the room beside the text (``book_static/book.css``), the page a lecture view (``lecture.js``),
+   and on paper a light one, with the solutions for those who want them there (``page.js``).
 """
 
 from __future__ import annotations
@@ -314,7 +315,8 @@ def _svg_size(path: Path | None) -> str:
 def _dress_page(app, pagename, templatename, context, doctree) -> None:
     """Decide what this page loads. Runs last."""
     if "body" in context:
-        context["body"] = _images_later(app, context["body"])
+        # docutils makes a list of references whose entries are no list items
+        context["body"] = _images_later(app, context["body"]).replace('role="doc-biblioentry"', 'role="listitem"')
     moves = EXPLORABLE in context.get("body", "")
     if moves:
         app.add_css_file("explorable.css")
@@ -323,6 +325,7 @@ def _dress_page(app, pagename, templatename, context, doctree) -> None:
         app.add_css_file("lecture.css")
         app.add_js_file("lecture.js", loading_method="defer")
         _explorables_before_formulas(app, context)
+    app.add_js_file("page.js", loading_method="defer")
     if pagename == "search":
         # Excerpts of the hits are fetched, which a browser forbids on file://; the hits themselves are not.
         app.add_js_file(None, body='if(location.protocol==="file:")DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY=false')

@@ -31,6 +31,8 @@ SHOWING = [
     if "{code-cell}" in (text := (ROOT / f"{name}.md").read_text()) and SHOWS.search(text)
 ]
 PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1440, "height": 900}
+TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))"
 
 
 @pytest.fixture
@@ -42,6 +44,31 @@ def visit(visit):
 def everywhere(test):
     """Once a page that shows an explorable."""
     return pytest.mark.parametrize("name", SHOWING)(test)
+
+
+#: What one visit can tell of a page's explorables, one check after the other; each begins where the explorables began.
+CHECKS = []
+
+
+def in_one_visit(check):
+    """``check(page)``: a page takes longer to open than most things take to look at."""
+    CHECKS.append(check)
+    return check
+
+
+@everywhere
+def test_in_one_visit(site_http, visit, subtests, name):
+    """Each of `CHECKS`. The reader has asked for reduced motion, so nothing is on its way when it is looked at."""
+    page = visit(f"{site_http}/{name}.html", reduced_motion="reduce", viewport=DESKTOP).page
+    figures = all_ready(page)
+    for check in CHECKS:
+        with subtests.test(check.__name__):
+            page.set_viewport_size(DESKTOP)
+            page.evaluate("() => { document.documentElement.dataset.theme = 'light' }")
+            for hands in figures:
+                hands.find("button[name=reset]").click()
+            page.evaluate(TWO_FRAMES)  # in which what has a new size is drawn in it
+            check(page)
 
 
 def movable(hands: Hands) -> list[dict]:
@@ -183,9 +210,8 @@ def test_every_control_changes_the_picture(request, visit, name, move, way):
     assert seen.complaints == []
 
 
-@everywhere
-def test_a_drag_follows_the_pointer(site_http, visit, name):
-    page = visit(f"{site_http}/{name}.html").page
+@in_one_visit
+def a_drag_follows_the_pointer(page):
     for hands in all_ready(page):
         control = next(c for c in hands.spec["controls"] if c["kind"] == "slider")
         slider = hands.find(f"input[name={control['name']}]")
@@ -202,9 +228,8 @@ def test_a_drag_follows_the_pointer(site_http, visit, name):
         assert hands.frame - frame >= min(2, last), "nothing was drawn on the way"
 
 
-@everywhere
-def test_tab_reaches_every_control_and_shows_where_it_is(site_http, visit, name):
-    page = visit(f"{site_http}/{name}.html").page
+@in_one_visit
+def tab_reaches_every_control_and_shows_where_it_is(page):
     for hands in all_ready(page):
         nodes = hands.root.evaluate(
             "root => { const all = root.querySelectorAll('input, select, button'); all[0].focus(); return all.length; }"
@@ -263,9 +288,7 @@ def test_play_advances_pauses_and_ends(site_http, built_book, visit, name):
         assert button.inner_text().strip() == "Play"
         stopped = (hands.frame, hands.values(), hands.picture())
         assert 2 <= int(stopped[1][step]) < last
-        seen.page.evaluate(
-            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))"
-        )
+        seen.page.evaluate(TWO_FRAMES)
         assert (hands.frame, hands.values(), hands.picture()) == stopped
 
         hands.put({step: last - 2})
@@ -278,12 +301,9 @@ def test_play_advances_pauses_and_ends(site_http, built_book, visit, name):
     assert seen.complaints == []
 
 
-@everywhere
-def test_reduced_motion_is_honoured(site_http, built_book, visit, name):
+@in_one_visit
+def reduced_motion_is_honoured(page):
     """No transitions; play goes from step to step and draws nothing between two."""
-    if not plays(built_book, name) and name != SHOWING[1]:  # one page stands for those that do not play
-        return
-    page = visit(f"{site_http}/{name}.html", reduced_motion="reduce").page
     for hands in all_ready(page):
         moving = hands.root.evaluate(
             "root => [...root.querySelectorAll('*')].map(n => getComputedStyle(n).transitionDuration)"
@@ -366,9 +386,8 @@ def test_the_address_brings_the_state_back(site_file, visit, name):
         assert again.complaints == []
 
 
-@everywhere
-def test_a_link_in_the_page_moves_the_explorable(site_http, visit, name):
-    page = visit(f"{site_http}/{name}.html").page
+@in_one_visit
+def a_link_in_the_page_moves_the_explorable(page):
     for hands in all_ready(page):
         control = next(c for c in hands.spec["controls"] if c["kind"] == "slider")
         value = control["values"][0 if control["value"] == control["values"][-1] else -1]
@@ -492,12 +511,9 @@ def test_the_kinds_of_control_are_all_known(name):
 # -- the look ----------------------------------------------------------------------------------------------------------
 
 
-@everywhere
-def test_axes_hold_still_while_a_slider_inside_the_frame_moves(site_http, built_book, visit, name):
+@in_one_visit
+def axes_hold_still_while_a_slider_inside_the_frame_moves(page):
     """S rides along curves that are there, the play head along a path: neither moves what they are read against."""
-    if not plays(built_book, name) and "gradient_variance" not in (ROOT / f"{name}.md").read_text():
-        return
-    page = visit(f"{site_http}/{name}.html").page
     for hands in all_ready(page):
         for control in hands.spec["controls"]:
             places = range(control["count"]) if control["kind"] == "play" else control.get("values", ())
@@ -530,9 +546,8 @@ def test_without_javascript_a_picture_stands_there(site_file, visit, name):
         assert not figure.locator("script").first.is_visible()
 
 
-@everywhere
-def test_the_background_follows_the_theme(site_http, visit, name):
-    page = visit(f"{site_http}/{name}.html", color_scheme="dark").page
+@in_one_visit
+def the_background_follows_the_theme(page):
     for hands in all_ready(page):
         for now in ("dark", "light"):
             page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", now)
@@ -584,9 +599,8 @@ def test_a_phone_is_wide_enough(site_http, visit, name):
 # -- for everyone ------------------------------------------------------------------------------------------------------
 
 
-@everywhere
-def test_everything_has_a_name_that_can_be_spoken(site_http, visit, name):
-    page = visit(f"{site_http}/{name}.html", viewport={"width": 1440, "height": 900}).page
+@in_one_visit
+def everything_has_a_name_that_can_be_spoken(page):
     for viewport, hands in itertools.product((None, PHONE), all_ready(page)):
         if viewport:
             page.set_viewport_size(viewport)
@@ -630,10 +644,9 @@ def _contrast(a, b) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@everywhere
-def test_every_word_stands_out_from_its_background(site_http, visit, name):
+@in_one_visit
+def every_word_stands_out_from_its_background(page):
     """WCAG AA, 4.5 to 1, for all text as the browser has resolved it; rows that are switched off are exempt."""
-    page = visit(f"{site_http}/{name}.html", reduced_motion="reduce").page
     for theme, hands in itertools.product(("light", "dark"), all_ready(page)):
         page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", theme)
         hands.until("getComputedStyle(root).backgroundColor === a", f"rgb({', '.join(str(c) for c in _rgb(getattr(PAGE, theme)))})")

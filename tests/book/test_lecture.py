@@ -150,3 +150,31 @@ def test_an_explorable_fits_a_projector(lecture, built_book):
             width = page.evaluate("() => document.documentElement.scrollWidth")
             assert width <= PROJECTOR["width"], f"{name}, screen {k + 1}: wider than the screen"
         page.close()
+
+
+@pytest.mark.parametrize("clipboard", [True, False], ids=["clipboard", "no-clipboard"])
+def test_a_copied_link_brings_back_screen_and_state(visit, site_http, clipboard):
+    """From the button, or by the old way where the browser gives pages no clipboard; then by hand, from the caption."""
+    home = f"{site_http}/chapters/score-function.html"
+    page = visit(f"{home}?lecture", viewport=PROJECTOR, permissions=["clipboard-read", "clipboard-write"]).page
+    page.wait_for_function(READY)
+    name = first_explorable(page)
+    figure = page.locator(f"figure[data-explorable={name}]")
+    figure.locator("input[type=range]").first.press("End")
+    at, values = page.evaluate(NOW)["said"], figure.evaluate("(f) => JSON.stringify(f.vilibView.values)")
+    if not clipboard:
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    button = figure.locator("button[name=copy]")
+    button.click()
+    button.get_by_text("Copied", exact=True).wait_for()
+    link = page.evaluate("() => navigator.clipboard.readText()")
+    assert link.startswith(f"{home}?lecture={at.split(' /')[0]}#{name}?")
+    again = visit(link, viewport=PROJECTOR).page
+    again.wait_for_function(READY)
+    assert again.evaluate(NOW)["said"] == at
+    assert again.locator(f"figure[data-explorable={name}]").evaluate("(f) => JSON.stringify(f.vilibView.values)") == values
+    if not clipboard:
+        page.evaluate("() => { document.execCommand = () => false; }")
+        button.click()
+        button.get_by_text("Not copied").wait_for()
+        assert link in figure.locator("figcaption").inner_text()

@@ -492,6 +492,7 @@ globalThis.vilibExplorables ??= (() => {
     play: '<path d="M3 2l10 6-10 6z"/>', pause: '<path d="M3 2h3.6v12H3zM9.4 2H13v12H9.4z"/>',
     noise: '<path d="M1.5 8h2l1.5-5 2.5 10L10 4l1.7 6 .8-2h2" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"/>',
     reset: '<path d="M3.2 5.5A5.5 5.5 0 1 1 2.6 9M3 2v3.8h3.8" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round"/>',
+    link: '<path d="M6.8 9.2a2.6 2.6 0 0 0 3.7 0l2.4-2.4a2.6 2.6 0 0 0-3.7-3.7L8 4.3M9.2 6.8a2.6 2.6 0 0 0-3.7 0L3.1 9.2a2.6 2.6 0 0 0 3.7 3.7L8 11.7" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round"/>',
     full: '<path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" fill="none" stroke="currentColor" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round"/>',
   };
   const icon = (name) => `<svg class="vl-icon" viewBox="0 0 16 16" aria-hidden="true">${ICON[name]}</svg>`;
@@ -513,6 +514,7 @@ globalThis.vilibExplorables ??= (() => {
       body.className = "vl-body";
       body.innerHTML = `<div class="vl-head"><div class="vl-title">${escape(this.spec.title)}</div><div class="vl-tools">
         <button type="button" name="reset" title="Back to the start">${icon("reset")}<span>Reset</span></button>
+        ${this.mode === "recorded" ? `<button type="button" name="copy" title="Copy a link to what you see">${icon("link")}<span>Copy link</span></button>` : ""}
         <button type="button" name="fullscreen" aria-pressed="false" title="Full screen">${icon("full")}<span>Full screen</span></button></div></div>
         <div class="vl-controls"></div><div class="vl-status" hidden><div><span></span><progress max="1"></progress>
         <button type="button" name="stop">Stop</button></div></div><div class="vl-panels"></div><div class="vl-time"></div><div class="vl-table"></div>
@@ -539,6 +541,7 @@ globalThis.vilibExplorables ??= (() => {
       this.buildTable(body.querySelector(".vl-table"));
       body.querySelectorAll("input,select,button").forEach((node) => node.setAttribute("data-lm-suppress-shortcuts", "true"));
       body.querySelector("[name=reset]").addEventListener("click", () => this.set({ ...this.first }));
+      body.querySelector("[name=copy]")?.addEventListener("click", () => this.copyLink());
       body.querySelector("[name=fullscreen]").addEventListener("click", () => this.toggleFull());
       this.onFull = () => this.showFull(document.fullscreenElement === this.root);
       document.addEventListener("fullscreenchange", this.onFull);
@@ -744,6 +747,9 @@ globalThis.vilibExplorables ??= (() => {
       this.choosePanels();
       this.panels.forEach((panel) => panel.measure());
       if (this.frame) for (const panel of this.panels) if (!panel.node.hidden) panel.draw(this.frame, this);
+      const table = this.body.querySelector(".vl-table"); // wider than its place, it is scrolled by keys too
+      if (table && table.scrollWidth > table.clientWidth + 1) Object.assign(table, { tabIndex: 0, role: "group", ariaLabel: "Numbers" });
+      else if (table) ["tabindex", "role", "aria-label"].forEach((name) => table.removeAttribute(name));
     }
 
     // -- playing
@@ -802,14 +808,48 @@ globalThis.vilibExplorables ??= (() => {
       this.root.dataset.frame = ++this.drawn;
     }
 
-    /** Write the state into the address, so that the address reproduces the picture. */
+    /** The end of the address that reproduces the picture: #gradient-variance?sample_count=64&… */
+    hash() {
+      const query = new URLSearchParams(this.spec.controls.map((c) => [c.name, [].concat(this.values[c.name]).join(",")]));
+      return `#${this.spec.name}?${query.toString().replaceAll("%2C", ",")}`;
+    }
+
+    /** Write the state into the address. */
     share() {
       if (this.mode !== "recorded") return;
       clearTimeout(this.sharing);
       this.sharing = setTimeout(() => {
-        const query = new URLSearchParams(this.spec.controls.map((c) => [c.name, [].concat(this.values[c.name]).join(",")]));
-        try { history.replaceState(history.state, "", `#${this.spec.name}?${query.toString().replaceAll("%2C", ",")}`); } catch { /* a sandboxed frame has no address to write */ }
+        try { history.replaceState(history.state, "", this.hash()); } catch { /* a sandboxed frame has no address to write */ }
       }, 150);
+    }
+
+    async copyLink() {
+      const link = location.href.split("#")[0] + this.hash(), button = this.body.querySelector("[name=copy]");
+      const copied = await (navigator.clipboard?.writeText(link) ?? Promise.reject()).then(() => true, () => this.copySelected(link));
+      button.querySelector("span").textContent = copied ? "Copied" : "Not copied";
+      button.classList.add("vl-says"); // on a phone too
+      if (!copied) {
+        this.notice = `This browser lets no page copy. The link: ${link}`;
+        this.draw();
+        this.notice = "";
+      }
+      clearTimeout(this.copying);
+      this.copying = setTimeout(() => {
+        button.querySelector("span").textContent = "Copy link";
+        button.classList.remove("vl-says");
+      }, 2000);
+    }
+
+    /** The old way, for browsers and frames without a clipboard for pages. */
+    copySelected(text) {
+      const field = document.createElement("textarea");
+      field.value = text;
+      this.body.append(field);
+      field.select();
+      const copied = document.execCommand("copy");
+      field.remove();
+      this.body.querySelector("[name=copy]").focus();
+      return copied;
     }
 
     /** Take the state from an address such as #gradient-variance?sample_count=64; say so if it offers what is not there. */
