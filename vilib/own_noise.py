@@ -16,7 +16,7 @@ from torch import Tensor
 from vilib.families import MeanFieldGaussian
 from vilib.gradient_noise import GradientNoise, alike, gradient_noise, score_terms
 from vilib.noise import normal
-from vilib.own_model import OwnModel
+from vilib.own_posterior import OwnModel
 from vilib.quadrature import Moments, moments, moments_at
 from vilib.types import NonFiniteLogJoint
 

@@ -16,7 +16,7 @@ from vilib.along import FARTHEST_MEAN, WIDEST_LOG_SD, Along, along
 from vilib.bad_starts import Beside, beside_reference
 from vilib.examples import Example
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
-from vilib.own_model import OwnModel
+from vilib.own_posterior import OwnModel
 from vilib.quadrature import moments_at
 from vilib.race import Field, coarse, field_from
 from vilib.types import NonFiniteLogJoint

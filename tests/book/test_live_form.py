@@ -55,8 +55,12 @@ class Kernel:
         self.page.set_content("<!doctype html><html><body></body></html>")
         self.page.add_style_tag(content=static_text("explorable.css"))
         self.page.add_script_tag(content=static_text("explorable.js"))
-        state = self.explorable.values() | {"_spec": self.explorable.definition.specification(), "_request": 0, "_progress": {},
-                                            "_frame": packed(self.explorable._frame) if first else {}}
+        state = self.explorable.values() | {
+            "_spec": self.explorable.definition.specification(),
+            "_request": 0,
+            "_progress": {},
+            "_frame": packed(self.explorable._frame) if first else {},
+        }
         self.page.evaluate(STUB, json.loads(json.dumps(state, default=list)))
         self.hands = Hands(self.page, self.page.query_selector("figure"))
 
@@ -67,7 +71,9 @@ class Kernel:
         self.arrive("_frame", packed(fresh._frame | {"request": request, "serial": serial, "controls": controls}))
 
     def arrive(self, name: str, value: dict) -> None:
-        self.page.evaluate("([name, value]) => model.arrive(name, value)", [name, json.loads(json.dumps(value, default=list))])
+        self.page.evaluate(
+            "([name, value]) => model.arrive(name, value)", [name, json.loads(json.dumps(value, default=list))]
+        )
 
     def at_work(self, request: int, serial: int, words: str = "", share: float | None = None) -> None:
         self.arrive("_progress", {"request": request, "serial": serial, "words": words, "share": share})
@@ -87,7 +93,9 @@ class Kernel:
     @property
     def busy(self) -> str:
         """What the status says, "" if it is not there."""
-        return self.hands.root.evaluate("root => { const s = root.querySelector('.vl-status'); return s.hidden ? '' : s.querySelector('span').textContent; }")
+        return self.hands.root.evaluate(
+            "root => { const s = root.querySelector('.vl-status'); return s.hidden ? '' : s.querySelector('span').textContent; }"
+        )
 
     @property
     def slope(self) -> float:
@@ -117,7 +125,9 @@ def test_while_one_is_computed_inline_the_next_waits_and_the_last_wins(kernel):
         kernel.hands.put({"slope": slope})
     assert kernel.asked == [(1, 2.0)]
     kernel.answer(1, 2, slope=2.0)
-    assert kernel.asked == [(1, 2.0), (2, 3.0)] and kernel.slope == 1.0, "an answer that nobody wants any more is not drawn"
+    assert kernel.asked == [(1, 2.0), (2, 3.0)] and kernel.slope == 1.0, (
+        "an answer that nobody wants any more is not drawn"
+    )
     kernel.answer(2, 3, slope=3.0)
     assert kernel.slope == 3.0
 
@@ -149,7 +159,10 @@ def test_stop_is_sent_by_number_and_leaves_the_picture(kernel):
     assert kernel.page.evaluate("() => model.sent") == [{"stop": 2}] and "stopping after this piece" in kernel.busy
     assert not kernel.hands.find("button[name=stop]").is_visible()
     kernel.arrive("_frame", {"request": 1, "serial": 2, "controls": {}, "stopped": True})
-    assert kernel.state == "stopped" and "Stopped. The picture is still the last one that was finished" in kernel.hands.caption
+    assert (
+        kernel.state == "stopped"
+        and "Stopped. The picture is still the last one that was finished" in kernel.hands.caption
+    )
     assert kernel.slope == 1.0 and not kernel.busy
     kernel.hands.put({"slope": 3.0})
     kernel.answer(2, 3, slope=3.0)
@@ -184,10 +197,20 @@ def test_what_python_asks_itself_is_shown_too(kernel):
 def test_an_error_says_what_where_and_what_to_do(kernel):
     numbers = kernel.hands.numbers()
     kernel.hands.put({"slope": 2.0})
-    kernel.arrive("_frame", {"request": 1, "serial": 2, "controls": {}, "error": "ValueError: no <b>data</b>", "where": "line 3 of f: raise",
-                             "advice": "Mend it."})
+    kernel.arrive(
+        "_frame",
+        {
+            "request": 1,
+            "serial": 2,
+            "controls": {},
+            "error": "ValueError: no <b>data</b>",
+            "where": "line 3 of f: raise",
+            "advice": "Mend it.",
+        },
+    )
     assert kernel.state == "broken" and kernel.hands.caption == (
-        "Python stopped: ValueError: no <b>data</b>, at line 3 of f: raise. The picture is still the last one that could be drawn. Mend it.")
+        "Python stopped: ValueError: no <b>data</b>, at line 3 of f: raise. The picture is still the last one that could be drawn. Mend it."
+    )
     assert kernel.hands.numbers() == numbers and kernel.slope == 1.0
     kernel.hands.put({"slope": 3.0})
     kernel.answer(2, 3, slope=3.0)
@@ -200,8 +223,20 @@ def test_before_the_first_picture_there_are_words_and_controls(browser):
     kernel.at_work(0, 1)
     kernel.pass_by(400)
     assert kernel.busy == "Computing: 1 s"
-    kernel.arrive("_frame", {"request": 0, "serial": 1, "controls": {}, "error": "NameError: name 'y' is not defined", "advice": "Mend it."})
-    assert kernel.hands.caption == "Python stopped: NameError: name 'y' is not defined. Mend it." and kernel.hands.frame == 0
+    kernel.arrive(
+        "_frame",
+        {
+            "request": 0,
+            "serial": 1,
+            "controls": {},
+            "error": "NameError: name 'y' is not defined",
+            "advice": "Mend it.",
+        },
+    )
+    assert (
+        kernel.hands.caption == "Python stopped: NameError: name 'y' is not defined. Mend it."
+        and kernel.hands.frame == 0
+    )
     assert kernel.hands.root.get_attribute("data-ready") == "true" and kernel.hands.values()["slope"] == "1"
     kernel.hands.put({"slope": 2.0})
     kernel.answer(1, 2, slope=2.0)
@@ -214,7 +249,11 @@ def test_a_lost_kernel_is_said_at_once_and_stays_said(kernel, sign):
     kernel.hands.put({"slope": 2.0})
     kernel.pass_by(400)
     kernel.page.evaluate("sign => model.fire(sign)", sign)
-    assert kernel.state == "gone" and kernel.hands.caption.startswith("The kernel was restarted: run the cell again.") and not kernel.busy
+    assert (
+        kernel.state == "gone"
+        and kernel.hands.caption.startswith("The kernel was restarted: run the cell again.")
+        and not kernel.busy
+    )
     kernel.hands.put({"slope": 3.0})
     kernel.pass_by(60_000)
     assert kernel.asked == [(1, 2.0)] and not kernel.busy
@@ -227,7 +266,10 @@ def test_a_silent_kernel_is_remarked_upon_until_it_speaks(kernel):
     kernel.pass_by(5000)
     assert kernel.busy == "Computing: 5 s"
     kernel.pass_by(6000)
-    assert "No word from Python yet: it is busy with another cell, or the kernel was restarted; then run this cell again" in kernel.busy
+    assert (
+        "No word from Python yet: it is busy with another cell, or the kernel was restarted; then run this cell again"
+        in kernel.busy
+    )
     kernel.answer(1, 2, slope=2.0)
     assert not kernel.busy and kernel.slope == 2.0
 

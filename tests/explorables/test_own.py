@@ -48,7 +48,11 @@ def words(explorable: Explorable) -> str:
     frame = explorable.frame()
     text = explorable.definition.caption
     for _ in range(2):
-        text = re.sub(r"\{(\w+)[^}]*\}", lambda m: frame[m[1]].item() if m[1] in frame and frame[m[1]].dtype == object else m[1], text)
+        text = re.sub(
+            r"\{(\w+)[^}]*\}",
+            lambda m: frame[m[1]].item() if m[1] in frame and frame[m[1]].dtype == object else m[1],
+            text,
+        )
     return text
 
 
@@ -60,18 +64,24 @@ def kind(request) -> str:
 @pytest.fixture(scope="module")
 def made() -> dict:
     """Each explorable over models of one, two and three unknowns, made once."""
-    return {name: make({"one": gaussian_target(5.0, 0.1), "two": Model(height, SUPPORTS), "three": kidiq()}) for name, make in FACTORIES.items()}
+    return {
+        name: make({"one": gaussian_target(5.0, 0.1), "two": Model(height, SUPPORTS), "three": kidiq()})
+        for name, make in FACTORIES.items()
+    }
 
 
 # -- the API -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "options", "name"), [
-    (Model(height, SUPPORTS), {}, "height"),
-    (height, {"supports": SUPPORTS}, "height"),
-    (three, {"dim": 3, "coordinates": (2, 0)}, "three"),
-    ({"mine": height, "other": gaussian_target()}, {"supports": SUPPORTS}, "mine"),
-])
+@pytest.mark.parametrize(
+    ("given", "options", "name"),
+    [
+        (Model(height, SUPPORTS), {}, "height"),
+        (height, {"supports": SUPPORTS}, "height"),
+        (three, {"dim": 3, "coordinates": (2, 0)}, "three"),
+        ({"mine": height, "other": gaussian_target()}, {"supports": SUPPORTS}, "mine"),
+    ],
+)
 def test_every_form_is_taken_by_all_three(kind, given, options, name):
     explorable = FACTORIES[kind](given, **options)
     explorable.stop()
@@ -84,16 +94,24 @@ def test_every_form_is_taken_by_all_three(kind, given, options, name):
         assert (axis.x.label, axis.y.label) == ("mu", "log sigma")
 
 
-@pytest.mark.parametrize(("given", "options", "error", "message"), [
-    (3, {}, VilibError, "model: expected a vilib.Model or a function, got 3"),
-    (height, {}, VilibError, "height is a plain function, of which one of the two must be said, got neither"),
-    (three, {"dim": -1}, ShapeError, "dim: expected the number of unknowns, a whole number from 1, got -1"),
-    (three, {"dim": 3, "coordinates": (0, 7)}, ShapeError, "coordinates: expected 2 different whole numbers from 0 to 2"),
-    ({}, {}, ExplorableError, "models: expected a dict from names to models"),
-    ({1: height}, {}, ExplorableError, "models: expected a dict from names to models"),
-    (Model(height, SUPPORTS), {"sample_count": 3.5}, traitlets.TraitError, "is not offered"),
-    (Model(height, SUPPORTS), {"slop": 3}, ExplorableError, "'slop' is not a control"),
-])
+@pytest.mark.parametrize(
+    ("given", "options", "error", "message"),
+    [
+        (3, {}, VilibError, "model: expected a vilib.Model or a function, got 3"),
+        (height, {}, VilibError, "height is a plain function, of which one of the two must be said, got neither"),
+        (three, {"dim": -1}, ShapeError, "dim: expected the number of unknowns, a whole number from 1, got -1"),
+        (
+            three,
+            {"dim": 3, "coordinates": (0, 7)},
+            ShapeError,
+            "coordinates: expected 2 different whole numbers from 0 to 2",
+        ),
+        ({}, {}, ExplorableError, "models: expected a dict from names to models"),
+        ({1: height}, {}, ExplorableError, "models: expected a dict from names to models"),
+        (Model(height, SUPPORTS), {"sample_count": 3.5}, traitlets.TraitError, "is not offered"),
+        (Model(height, SUPPORTS), {"slop": 3}, ExplorableError, "'slop' is not a control"),
+    ],
+)
 def test_misuse_is_refused_in_words(kind, given, options, error, message):
     if "sample_count" in options and kind == "lab":
         options, message = {"draws": 3.5}, "is not offered"
@@ -111,7 +129,9 @@ def test_what_is_said_of_exactness_is_so(kind, made, model):
     assert "error" not in answered(explorable)
     frame, text = explorable.frame(), words(explorable)
     exact = model != "three"
-    assert ("Exact, by quadrature." in text) == exact and ("With 3 unknowns nothing here is exact" in text) == (not exact)
+    assert ("Exact, by quadrature." in text) == exact and ("With 3 unknowns nothing here is exact" in text) == (
+        not exact
+    )
     if kind == "noise":
         assert np.isnan(frame["theory_pathwise"]).all() == (not exact)
     if kind == "race":
@@ -131,14 +151,25 @@ def test_the_columns_are_those_that_can_be_known():
 
 
 def test_axes_hold_still_while_controls_move(made):
-    for name, still in {"noise": ("x_range", "y_range", "variance_range", "p_x", "p_y"), "race": ("x_range", "y_range", "elbo_range", "variance_range"),
-                        "lab": ("x_range", "y_range", "known_mean_x")}.items():
+    for name, still in {
+        "noise": ("x_range", "y_range", "variance_range", "p_x", "p_y"),
+        "race": ("x_range", "y_range", "elbo_range", "variance_range"),
+        "lab": ("x_range", "y_range", "known_mean_x"),
+    }.items():
         definition = made[name].definition
-        moves = [{c.name: value} for c in definition.computed if c.name not in ("cost", "target", "model") for value in (c.allowed()[0], c.allowed()[-1])]
+        moves = [
+            {c.name: value}
+            for c in definition.computed
+            if c.name not in ("cost", "target", "model")
+            for value in (c.allowed()[0], c.allowed()[-1])
+        ]
         choice = next(c.name for c in definition.computed if c.name in ("cost", "target", "model"))
         frames = [definition.frame(**{choice: "two"}, **move) for move in moves]
         for channel in still:
-            assert all(np.array_equal(frame[channel], frames[0][channel], equal_nan=True) for frame in frames), (name, channel)
+            assert all(np.array_equal(frame[channel], frames[0][channel], equal_nan=True) for frame in frames), (
+                name,
+                channel,
+            )
         m1, m2, *_ = frames[0]["q_pathwise" if name == "race" else "q"].reshape(5, -1)[:, 0]
         (left, right), (bottom, top) = frames[0]["x_range"], frames[0]["y_range"]
         assert left < m1 < right and bottom < m2 < top, "q begins inside the picture"
@@ -176,7 +207,10 @@ def test_a_recording_of_an_own_model_plays_what_python_computes():
     definition = gradient_variance(gaussian_target(), mu=1.0).definition
     fewer = {"mu": (1.0,), "log_sigma": (0.0,), "sample_count": (1, 16)}
     from dataclasses import replace
-    controls = tuple(replace(c, values=fewer[c.name], value=fewer[c.name][0]) if c.name in fewer else c for c in definition.controls)
+
+    controls = tuple(
+        replace(c, values=fewer[c.name], value=fewer[c.name][0]) if c.name in fewer else c for c in definition.controls
+    )
     small = replace(definition, controls=controls)
     recorded, frame = record(small).frame(sample_count=16, seed=1), small.frame(sample_count=16, seed=1)
     assert recorded["mean_pathwise"] == pytest.approx(frame["mean_pathwise"], rel=1e-3)
@@ -208,18 +242,21 @@ def test_a_model_broken_at_first_shows_and_does_not_raise(kind):
     assert packet["error"] == "ValueError: the data are missing" and ".mend(my_model)" in packet["advice"]
     assert packet["where"].endswith("of __call__: raise self.error")
     switched.error = None
-    setattr(explorable, *SECOND[kind])                          # moving a control tries again
+    setattr(explorable, *SECOND[kind])  # moving a control tries again
     assert "error" not in answered(explorable) and len(answered(explorable)["data"]) > 1000
 
 
-@pytest.mark.parametrize(("function", "message"), [
-    (lambda theta: theta["mu"] + DATA + theta["sigma"], "log_joint: expected one number a draw"),
-    (lambda theta: (theta["mu"] - 50).log() - theta["sigma"], "log_joint: returned nan at theta = {'mu'"),
-    (lambda theta: 3.0, "log_joint: expected a scalar tensor for one draw, got float"),
-    (lambda theta: theta["mu"] if theta["mu"] > 0 else -theta["mu"], "Use torch.where instead of if"),
-    (lambda theta: theta["tau"], "KeyError: 'tau'"),
-    (lambda theta: -theta["mu"] ** 2, "log_joint: it does not change with sigma, so the posterior is not proper"),
-])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda theta: theta["mu"] + DATA + theta["sigma"], "log_joint: expected one number a draw"),
+        (lambda theta: (theta["mu"] - 50).log() - theta["sigma"], "log_joint: returned nan at theta = {'mu'"),
+        (lambda theta: 3.0, "log_joint: expected a scalar tensor for one draw, got float"),
+        (lambda theta: theta["mu"] if theta["mu"] > 0 else -theta["mu"], "Use torch.where instead of if"),
+        (lambda theta: theta["tau"], "KeyError: 'tau'"),
+        (lambda theta: -(theta["mu"] ** 2), "log_joint: it does not change with sigma, so the posterior is not proper"),
+    ],
+)
 def test_what_is_wrong_is_said_without_vmap(function, message):
     packet = answered(fit_race(function, supports=SUPPORTS))
     assert message in packet["error"]
@@ -232,8 +269,11 @@ def test_mending_takes_another_function_for_the_same_coordinates(kind):
     explorable.mend(height)
     assert "error" not in answered(explorable)
     assert explorable.frame().keys() == FACTORIES[kind](height, supports=SUPPORTS).frame().keys()
-    with pytest.raises(ExplorableError, match=re.escape("mend: your model had the coordinates ['mu', 'log sigma'], this one has ['mu']")):
-        explorable.mend(Model(lambda theta: -theta["mu"] ** 2, {"mu": constraints.real}))
+    with pytest.raises(
+        ExplorableError,
+        match=re.escape("mend: your model had the coordinates ['mu', 'log sigma'], this one has ['mu']"),
+    ):
+        explorable.mend(Model(lambda theta: -(theta["mu"] ** 2), {"mu": constraints.real}))
     with pytest.raises(VilibError, match="expected a vilib.Model or a function"):
         explorable.mend(3)
 
@@ -322,7 +362,11 @@ def test_what_it_does_is_told():
     told, worker = [], explorable._worker
     worker._tell = lambda question, words, share: told.append((words, share))
     import vilib.explorables.threads as threads
-    pause, threads.Task.__init__.__defaults__ = threads.Task.__init__.__defaults__, (threads.Task.__init__.__defaults__[0], 0.0)
+
+    pause, threads.Task.__init__.__defaults__ = (
+        threads.Task.__init__.__defaults__,
+        (threads.Task.__init__.__defaults__[0], 0.0),
+    )
     try:
         explorable.sample_count = 2
         answered(explorable)
@@ -339,10 +383,14 @@ def test_the_same_numbers_come_by_every_way():
     answered(explorable)
     at, channels = 0, {}
     for name, length in explorable._frame["layout"]:
-        channels[name] = np.frombuffer(explorable._frame["data"], "<f8")[at: at + length]
+        channels[name] = np.frombuffer(explorable._frame["data"], "<f8")[at : at + length]
         at += length
     for frame in (explorable.frame(), advi_lab(height, supports=SUPPORTS).frame()):
-        assert all(np.array_equal(channels[name], numbers, equal_nan=True) for name, numbers in frame.items() if numbers.dtype != object)
+        assert all(
+            np.array_equal(channels[name], numbers, equal_nan=True)
+            for name, numbers in frame.items()
+            if numbers.dtype != object
+        )
 
 
 def test_an_error_on_the_page_s_own_move_is_said_and_not_raised():
@@ -391,10 +439,13 @@ def test_a_compute_of_the_reader_s_own_may_take_long_too():
 
 def test_a_funnel_shows_what_can_be_known():
     """Its mode is no place to be, and a mean-field q is a poor one: the caption promises nothing that is not so."""
+
     def funnel(theta):
         return Normal(0.0, 3.0).log_prob(theta["v"]) + Normal(0.0, (theta["v"] / 2).exp()).log_prob(theta["x"]).sum()
 
-    explorable = fit_race(funnel, supports={"v": constraints.real, "x": constraints.real_vector}, shapes={"x": (3,)}, coordinates=(1, 0))
+    explorable = fit_race(
+        funnel, supports={"v": constraints.real, "x": constraints.real_vector}, shapes={"x": (3,)}, coordinates=(1, 0)
+    )
     packet = answered(explorable)
     assert "error" not in packet, packet.get("error")
     assert "With 4 unknowns nothing here is exact" in explorable.frame()["verdict"].item()

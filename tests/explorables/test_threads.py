@@ -45,7 +45,7 @@ def test_what_is_asked_is_done_and_then_there_is_rest():
     desk.worker.ask("a")
     desk.let(3)
     assert desk.worker.wait(PATIENCE) and desk.finished == ["a"] and desk.stopped == []
-    desk.worker.stop()                                          # there is nothing to stop
+    desk.worker.stop()  # there is nothing to stop
     desk.worker.ask("b")
     desk.let(3)
     assert desk.worker.wait(PATIENCE) and desk.finished == ["a", "b"]

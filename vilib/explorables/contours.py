@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vilib import Marginal
-from vilib.own_model import Grid
+from vilib.own_posterior import Grid
 
 from .core import ExplorableError
 

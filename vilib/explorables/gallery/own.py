@@ -11,7 +11,8 @@ import torch
 
 from vilib import Example, FullRankGaussian, Model
 from vilib.families import Gaussian as Family
-from vilib.own_model import OwnModel, own_model
+from vilib.own_model import own_model
+from vilib.own_posterior import OwnModel
 
 from ..contours import rings_of
 from ..core import Axis, Contour, Ellipse, ExplorableError, Gaussian, Line, Mark, Panel

@@ -1,7 +1,8 @@
 """gradient-variance for a reader's own model: how noisy is one gradient of its ELBO?
 
-q stands in units of the model's best mean-field q, so that the same sliders suit any model; the gradient is taken in those units too,
-in nats per standard deviation. Up to two unknowns, what stands beside the estimates is exact; beyond, it is measured by more draws.
+q stands in units of the model's best mean-field q, so that the same sliders suit any model; the gradient is taken in those units
+too, in nats per standard deviation. Up to two unknowns, what stands beside the estimates is exact; beyond, it is measured by more
+draws.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from vilib.own_model import OwnModel
+from vilib.own_posterior import OwnModel
 from vilib.own_noise import OwnNoise, own_noise, variance_range
 
-from ..core import Axis, Bars, Choice, Column, Definition, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Stems, Switches, Table
+from ..core import (
+    Axis, Bars, Choice, Column, Definition, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Stems, Switches, Table,
+)
 from ..threads import one_thread, stage
 from ..widget import Explorable
 from .own import OwnCompute, basis, own_models, plane, q_channel, still
@@ -81,19 +84,22 @@ def _panels(models: dict[str, OwnModel]) -> tuple[Panel, ...]:
     for name, model in models.items():
         across = Axis(model.labels[model.coordinates[0]], "x_range")
         planes.append(plane(name, model, "q over the posterior", "cost", {"q": ("q", {})}, (draws,)))
-        weights.append(Panel(f"{name}: weights", "What each draw adds to the sum", across, Axis("(log p − log q) · ∂ log q/∂μ", "weight_range"),
+        weights.append(Panel(f"{name}: weights", "What each draw adds to the sum", across,
+                             Axis("(log p − log q) · ∂ log q/∂μ", "weight_range"),
                              (Stems(x="draw_x", y="draw_weight", ink="score"),), 0, when={"cost": name}))
     for row, (key, (_, _, short)) in enumerate(ESTIMATORS.items()):
         how = {"ink": key, "when": {"estimators": key}}
         lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), label=short, **how))
         variance += [
             Line(x="counts", y=f"theory_{key}", width=1.6, label=short.split()[0], aside=True, **how),
-            Line(x="counts", y=f"variance_{key}", width=0, points=True, **how), Point(x="counts", y=f"variance_{key}", at="sample_count", **how),
+            Line(x="counts", y=f"variance_{key}", width=0, points=True, **how),
+            Point(x="counts", y=f"variance_{key}", at="sample_count", **how),
         ]
     return (*planes, *weights,
-            Panel("estimates", f"{REPLICATES} gradient estimates", Axis("estimate of ∂/∂μ, nats per sd", "gradient_range"), Axis("", (0, 1), ticks=()),
-                  (*lanes, Rule(x="exact", ink="text", label="reference")), 1, note="{outside}"),
-            Panel("variance", "Variance of one estimate against S", Axis("draws a gradient, S", (1, SAMPLE_COUNTS[-1]), "log", SAMPLE_COUNTS[::2]),
+            Panel("estimates", f"{REPLICATES} gradient estimates", Axis("estimate of ∂/∂μ, nats per sd", "gradient_range"),
+                  Axis("", (0, 1), ticks=()), (*lanes, Rule(x="exact", ink="text", label="reference")), 1, note="{outside}"),
+            Panel("variance", "Variance of one estimate against S",
+                  Axis("draws a gradient, S", (1, SAMPLE_COUNTS[-1]), "log", SAMPLE_COUNTS[::2]),
                   Axis("points measured, a line exact", "variance_range", "log"), tuple(variance), 2))
 
 
@@ -103,7 +109,7 @@ def own_gradient_variance(
     """:func:`gradient_variance` of a reader's own model; see there."""
     ways = {"supports": supports, "shapes": shapes, "dim": dim, "coordinates": coordinates}
     models, labels = own_models(given, **ways), {key: label for key, (_, label, _) in ESTIMATORS.items()}
-    theory = [Column("in theory", "theory_{row}", ".3g", "sample_count", "the exact variance")] * any(m.dim <= 2 for m in models.values())
+    theory = [Column("in theory", "theory_{row}", ".3g", "sample_count", "the exact variance")]
     definition = Definition(
         name="gradient-variance", title="How noisy is one gradient, and what do more draws buy?", background=True,
         controls=(
@@ -119,9 +125,12 @@ def own_gradient_variance(
         table=Table(labels, (
             Column(f"mean of {REPLICATES}", "mean_{row}", ".3g", "sample_count", f"the mean of the {REPLICATES} estimates"),
             Column("±\u00a0s.e.", "error_{row}", ".2g", "sample_count", "standard error of that mean"),
-            Column("reference", "exact_{row}", ".3g", "", f"the true gradient, or the mean of {MEASURED} pathwise draws: see the last sentence"),
-            Column("variance", "variance_{row}", ".3g", "sample_count", f"measured over the {REPLICATES} estimates"), *theory,
-            Column("signal-to-noise", "snr_{row}", ".2g", "sample_count", "|reference| over the standard deviation of one estimate"),
+            Column("reference", "exact_{row}", ".3g", "",
+                   f"the true gradient, or the mean of {MEASURED} pathwise draws: see the last sentence"),
+            Column("variance", "variance_{row}", ".3g", "sample_count", f"measured over the {REPLICATES} estimates"),
+            *theory * any(model.dim <= 2 for model in models.values()),
+            Column("signal-to-noise", "snr_{row}", ".2g", "sample_count",
+                   "|reference| over the standard deviation of one estimate"),
             Column("S for a ratio of 10", "needed_{row}", ",d", "", "draws a gradient that bring the ratio to ten"),
         ), {key: key for key in labels}, "estimators"),
         precision={"histogram_*": Precision(step=1), "needed_*": Precision(step=1), "*": Precision(relative=5e-4)},

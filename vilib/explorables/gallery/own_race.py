@@ -1,7 +1,8 @@
 """fit-race for a reader's own model: what does gradient noise do to its fit?
 
-Everything is in units of the model's best mean-field q: all fits start three of its sds off in the first coordinate shown, as wide as it
-is, and a step size is in its sds. Up to two unknowns, what is shown at a step is exact; beyond, ELBO and gradient variance are measured.
+Everything is in units of the model's best mean-field q: all fits start three of its sds off in the first coordinate shown, as wide
+as it is, and a step size is in its sds. Up to two unknowns, what is shown at a step is exact; beyond, ELBO and gradient variance
+are measured.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vilib import MeanFieldGaussian, adagrad, adam, leave_one_out, normal, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
-from vilib.own_model import OwnModel
+from vilib import (
+    MeanFieldGaussian, adagrad, adam, leave_one_out, normal, pathwise, rmsprop, robbins_monro, score_function, sgd,
+    sticking_the_landing,
+)
+from vilib.own_posterior import OwnModel
 from vilib.own_noise import variance_range
 from vilib.own_race import own_field
 from vilib.race import Field, race
@@ -50,8 +54,9 @@ class Compute(OwnCompute):
             frame |= {
                 f"q_{key}": q_channel(model, MeanFieldGaussian(best.q.mu + best.q.stddev * mean, best.q.omega + sd.log())),
                 f"elbo_{key}": field.fits.elbo[:, seed].clip(best.elbo - FLOOR), f"error_{key}": error.clip(max=FLOOR),
-                f"kl_{key}": field.fits.kl[:, seed].clip(0, 1e9), f"low_{key}": field.low.clip(bottom), f"high_{key}": field.high.clip(bottom),
-                f"variance_{key}": field.variance.clip(1e-12, 1e12), f"close_{key}": field.arrived, f"failed_{key}": failed.sum(),
+                f"kl_{key}": field.fits.kl[:, seed].clip(0, 1e9), f"low_{key}": field.low.clip(bottom),
+                f"high_{key}": field.high.clip(bottom), f"variance_{key}": field.variance.clip(1e-12, 1e12),
+                f"close_{key}": field.arrived, f"failed_{key}": failed.sum(),
             }
             lost += [LABELS[key]] * bool(failed[seed])
         thrown_out = f"The bold fit of {' and '.join(lost)} left the finite numbers: at this step size, noise threw it out. "
@@ -63,16 +68,20 @@ class Compute(OwnCompute):
         mu = torch.zeros(len(STEP_SIZES), FITS, model.dim, dtype=torch.float64)
         mu[..., model.coordinates[0]] = -OFF
         stage(f"fitting, {LABELS[key]}", STEPS + 1)
-        return race({key: ESTIMATORS[key][0]}, model.in_units, MeanFieldGaussian(mu, torch.zeros_like(mu)), seed=1, num_samples=sample_count,
-                    num_steps=STEPS, record_steps=KEPT, optimizer=OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1)))[key]
+        climb = OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
+        return race({key: ESTIMATORS[key][0]}, model.in_units, MeanFieldGaussian(mu, torch.zeros_like(mu)), seed=1,
+                    num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)[key]
 
-    def _field(self, target: str, optimizer: str, sample_count: int, step_size: float, key: str) -> tuple[Field, torch.Tensor]:
+    def _field(
+        self, target: str, optimizer: str, sample_count: int, step_size: float, key: str,
+    ) -> tuple[Field, torch.Tensor]:
         """What is true of the fits of one step size, and which failed."""
         path, failed = self.keep(self._fits, target, optimizer, sample_count, key)
         at, model = STEP_SIZES.index(step_size), self.models[target]
         stage(f"looking along the way, {LABELS[key]}")
         eps = normal(MEASURED, (), model.dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        return own_field(model, path[:, at], KEPT, ESTIMATORS[key][0].__name__, sample_count, nats=CLOSE, eps=eps), failed[at]
+        name = ESTIMATORS[key][0].__name__
+        return own_field(model, path[:, at], KEPT, name, sample_count, nats=CLOSE, eps=eps), failed[at]
 
     def _still(self, target: str) -> dict[str, object]:
         """What depends on the model alone: the posterior's picture, the axes, and the lines that no q can cross."""
@@ -80,8 +89,9 @@ class Compute(OwnCompute):
         model = self.models[target]
         best, evidence = model.best().elbo, model.grid.log_evidence if model.grid else math.nan
         low, high = variance_range(model, (-OFF, 0.0), (0.0,), 1)
-        return still(model, OFF + 2.0, 2.5) | {"best_elbo": best, "log_evidence": evidence, "variance_range": [low * 1e-3, high * 10], "elbo_range": [
-            best - 8.0, max(best + 0.6, best + 1.3 * (evidence - best) if model.grid else best)]}
+        top = max(best + 0.6, best + 1.3 * (evidence - best) if model.grid else best)
+        return still(model, OFF + 2.0, 2.5) | {
+            "best_elbo": best, "log_evidence": evidence, "variance_range": [low * 1e-3, high * 10], "elbo_range": [best - 8.0, top]}
 
 
 def _panels(models: dict[str, OwnModel]) -> tuple[Panel, ...]:
@@ -106,25 +116,32 @@ def own_fit_race(given: Any, *, supports: Any = None, shapes: Any = None, dim: i
     """:func:`fit_race` of a reader's own model; see there."""
     ways = {"supports": supports, "shapes": shapes, "dim": dim, "coordinates": coordinates}
     models, own = own_models(given, **ways), {key: key for key in LABELS}
-    error = [Column("± s.e.", "error_{row}", ".2g", "step", f"of an ELBO measured with {MEASURED} draws")] * any(m.dim > 2 for m in models.values())
+    error = [Column("± s.e.", "error_{row}", ".2g", "step", f"of an ELBO measured with {MEASURED} draws")]
     definition = Definition(
         name="fit-race", title="What does gradient noise do to the fit?", background=True,
         controls=(
-            Slider("sample_count", "draws a step, S", (2, 8, 32), 8, "d"), Slider("step_size", "step size, sds of the best q", STEP_SIZES, 0.1, ".2f"),
+            Slider("sample_count", "draws a step, S", (2, 8, 32), 8, "d"),
+            Slider("step_size", "step size, sds of the best q", STEP_SIZES, 0.1, ".2f"),
             Choice("optimizer", "optimiser", {key: label for key, (label, _) in OPTIMIZERS.items()}, "adam"),
             Choice("target", "model", {name: name for name in models}, next(iter(models))), NewNoise("seed", "New noise", 3),
-            Switches("estimators", "race", LABELS, ("score", "pathwise"), own), Play("step", "step", "steps", len(KEPT), len(KEPT) - 1),
+            Switches("estimators", "race", LABELS, ("score", "pathwise"), own),
+            Play("step", "step", "steps", len(KEPT), len(KEPT) - 1),
         ),
         compute=Compute(models, ways), panels=_panels(models),
-        caption="After {step} steps of {optimizer} with {sample_count} draws each, the bold fits have a KL divergence to the best mean-field q "
-                "of {kl_score@step:.2g} nats (score function) and {kl_pathwise@step:.2g} nats (pathwise). {verdict}",
+        caption="After {step} steps of {optimizer} with {sample_count} draws each, the bold fits have a KL divergence to the best "
+                "mean-field q of {kl_score@step:.2g} nats (score function) and {kl_pathwise@step:.2g} nats (pathwise). {verdict}",
         table=Table(LABELS, (
-            Column("ELBO now", "elbo_{row}", ".2f", "step", "of the bold fit, in nats; not followed further than 200 nats below the best"), *error,
+            Column("ELBO now", "elbo_{row}", ".2f", "step",
+                   "of the bold fit, in nats; not followed further than 200 nats below the best"),
+            *error * any(model.dim > 2 for model in models.values()),
             Column("KL to the best q", "kl_{row}", ".2g", "step", "nats"),
-            Column("gradient variance now", "variance_{row}", ".2g", "step", f"summed over λ, in units of the best q, median of {FITS} fits"),
-            Column(f"steps to a KL of {CLOSE}", "close_{row}", "d", "", f"median of {FITS} fits; – where half of them never get there"),
+            Column("gradient variance now", "variance_{row}", ".2g", "step",
+                   f"summed over λ, in units of the best q, median of {FITS} fits"),
+            Column(f"steps to a KL of {CLOSE}", "close_{row}", "d", "",
+                   f"median of {FITS} fits; – where half of them never get there"),
             Column("fits that failed", "failed_{row}", "d", "", f"of {FITS}: met a number that is not finite"),
         ), own, "estimators"),
-        precision={"close_*": Precision(step=1), "failed_*": Precision(step=1), "elbo*": Precision(step=0.005), "*": Precision(relative=1e-3)},
+        precision={"close_*": Precision(step=1), "failed_*": Precision(step=1), "elbo*": Precision(step=0.005),
+                   "*": Precision(relative=1e-3)},
     )
     return Explorable(definition, **values)
