@@ -27,8 +27,8 @@ def own_model(
     coordinates: the two of the D unconstrained coordinates that are shown; by default the first two.
     on_call: called each time the model is evaluated; what it raises ends the evaluation.
 
-    Nothing is evaluated here.  Raises VilibError (what is no model, or a function of which too little is said), ShapeError (dim,
-    coordinates), UnsupportedSupport.
+    Nothing is evaluated here.  Raises VilibError (what is no model, or a function of which too little is said), ShapeError
+    (dim, coordinates), UnsupportedSupport.
 
     >>> own = own_model(lambda theta: -theta["rate"], supports={"rate": constraints.positive}, name="waiting time")
     >>> own.labels, round(own.grid.log_evidence, 6)
@@ -43,7 +43,7 @@ def own_model(
 
 def _as_model(model: Any, supports, shapes, dim, name: str) -> Model:
     if isinstance(model, Example):
-        model = model.model or Model(lambda theta, f=model: f(theta["z"]), {"z": constraints.real_vector}, {"z": (model.dim,)}, True)
+        model = model.model or _on_the_real_line(model, model.dim)
     if isinstance(model, Model):
         extra = [key for key, value in (("supports", supports), ("shapes", shapes), ("dim", dim)) if value is not None]
         if extra:
@@ -54,16 +54,20 @@ def _as_model(model: Any, supports, shapes, dim, name: str) -> Model:
                          "constraints.positive}), or the function itself with supports=… or dim=….")
     if (supports is None) == (dim is None):
         raise VilibError(
-            f"supports, dim: {name} is a plain function, of which one of the two must be said, got {'neither' if dim is None else 'both'}. "
-            "Pass supports={'sigma': constraints.positive} if it takes one draw of named parameters, theta -> scalar; or dim=2 if "
-            "it takes many draws on the real line, z (..., 2) -> (...).")
+            f"supports, dim: {name} is a plain function, of which one of the two must be said, got "
+            f"{'neither' if dim is None else 'both'}. Pass supports={{'sigma': constraints.positive}} if it takes one draw of named "
+            "parameters, theta -> scalar; or dim=2 if it takes many draws on the real line, z (..., 2) -> (...).")
     if supports is not None:
         if not isinstance(supports, Mapping):
             raise VilibError(f"supports: expected a dict such as {{'sigma': constraints.positive}}, got {supports!r}.")
         return Model(model, supports, shapes)
     if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
         raise ShapeError(f"dim: expected the number of unknowns, a whole number from 1, got {dim!r}.")
-    return Model(lambda theta: model(theta["z"]), {"z": constraints.real_vector}, {"z": (dim,)}, batched=True)
+    return _on_the_real_line(model, dim)
+
+
+def _on_the_real_line(f: Callable[[Tensor], Tensor], dim: int) -> Model:
+    return Model(lambda theta: f(theta["z"]), {"z": constraints.real_vector}, {"z": (dim,)}, batched=True)
 
 
 def _shown(coordinates: Sequence[int] | None, dim: int) -> tuple[int, ...]:

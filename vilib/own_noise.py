@@ -1,7 +1,7 @@
 """How noisy is one gradient of the ELBO of a reader's own model?  :mod:`vilib.gradient_noise`, for any model.
 
-q stands in units of the model's best mean-field q, u = (z − mean)/sd, and so does the gradient: nats per standard deviation. What is
-said beside the estimates is exact up to two unknowns, and measured by more draws beyond.
+q stands in units of the model's best mean-field q, u = (z − mean)/sd, and so does the gradient: nats per standard deviation.
+What is said beside the estimates is exact up to two unknowns, and measured by more draws beyond.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def own_noise(
     own: OwnModel, mu: float, log_sigma: float, estimators: Sequence[str], *, num_replicates: int, max_samples: int,
     num_measured: int, num_shown: int, seed: int,
 ) -> OwnNoise:
-    """``num_replicates`` gradients by each estimator at S = 1, 2, 4, … ``max_samples``, at the q that is ``mu`` sds off the best one
-    in every coordinate and e^``log_sigma`` times as wide.
+    """``num_replicates`` gradients by each estimator at S = 1, 2, 4, … ``max_samples``, at the q that is ``mu`` sds off the
+    best one in every coordinate and e^``log_sigma`` times as wide.
 
-    num_measured: draws behind ``exact`` and the variances of a model with more than two unknowns.  Raises what the model raises.
+    num_measured: draws behind ``exact`` and the variances of a model with more than two unknowns.
+    Raises what the model raises.
 
     >>> from vilib import gaussian_target
     >>> from vilib.own_model import own_model
@@ -60,13 +61,16 @@ def own_noise(
     (-1.0, 0.0)
     """
     example, q, at = own.in_units, alike(mu, log_sigma, own.dim), own.coordinates[0]
-    draw = lambda *shape, seed: normal(*shape, own.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)  # noqa: E731
-    of_one, error = _moments(own, q, draw(num_measured, (), seed=99) if num_measured else None, at)
-    eps = draw(max_samples, (num_replicates,), seed=seed)
+    of_one, error = _moments(own, q, _draws(own, num_measured, (), seed=99) if num_measured else None, at)
+    eps = _draws(own, max_samples, (num_replicates,), seed)
     noise = gradient_noise(example, q, eps, estimators, coordinate=at, of_one=of_one)
     first, best = eps[:num_shown, 0], own.best().q
-    z = best.transform(q.transform(first))
-    return OwnNoise(noise, MeanFieldGaussian(best.mu + best.stddev * mu, best.omega + log_sigma), z, score_terms(example, q, first, at)[1], error)
+    z, added = best.transform(q.transform(first)), score_terms(example, q, first, at)[1]
+    return OwnNoise(noise, MeanFieldGaussian(best.mu + best.stddev * mu, best.omega + log_sigma), z, added, error)
+
+
+def _draws(own: OwnModel, num_samples: int, batch: tuple[int, ...], seed: int) -> Tensor:
+    return normal(num_samples, batch, own.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _moments(own: OwnModel, q: MeanFieldGaussian, eps: Tensor | None, at: int) -> tuple[Moments, float]:
@@ -82,13 +86,15 @@ def _moments(own: OwnModel, q: MeanFieldGaussian, eps: Tensor | None, at: int) -
     return found, (variance / len(eps)).sqrt().item()
 
 
-def variance_range(own: OwnModel, offsets: Sequence[float], log_widths: Sequence[float], max_samples: int, num_draws: int = 256) -> tuple[float, float]:
-    """Powers of ten between which the variances lie, of one draw's score function and of ``max_samples`` draws' pathwise gradient, over
-    all these places of q; measured."""
+def variance_range(
+    own: OwnModel, offsets: Sequence[float], log_widths: Sequence[float], max_samples: int, num_draws: int = 256,
+) -> tuple[float, float]:
+    """Powers of ten between which the variances lie, of one draw's score function and of ``max_samples`` draws' pathwise
+    gradient, over all these places of q; measured."""
     mu, omega = (x.reshape(-1, 1).expand(-1, own.dim) for x in torch.meshgrid(
         torch.tensor(offsets).double(), torch.tensor(log_widths).double(), indexing="ij"))
     corners = MeanFieldGaussian(mu, omega)
-    eps = normal(num_draws, corners.batch_shape, own.dim, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    eps = _draws(own, num_draws, corners.batch_shape, seed=7)
     found = moments_at(own.in_units, corners, eps, eps.new_full((num_draws,), 1 / num_draws), elbo=True).variances()
     of_one = {name: found[name][:, own.coordinates[0]] for name in ("score_function", "pathwise")}
     high = 10.0 ** math.ceil(math.log10(of_one["score_function"].max().item() + 1e-9))

@@ -116,7 +116,7 @@ class OwnModel:
         return torch.cat(columns, -1)
 
     def best(self, family: type[Gaussian] = MeanFieldGaussian) -> Known:
-        """The best q of ``family``: by Newton's method on the exact ELBO up to two unknowns, else by a long :func:`vilib.advi.advi`.
+        """The best q of ``family``: by Newton's method on the exact ELBO up to two unknowns, else by a long fit.
 
         Raises what the model raises.
         """

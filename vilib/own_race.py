@@ -24,13 +24,14 @@ from vilib.types import NonFiniteLogJoint
 
 @dataclass(frozen=True, eq=False)
 class MeasuredAlong(Along):
-    """The state of a batch of q, of which ELBO and variance are measured; error: the standard error of the ELBO, in nats, (*R)."""
+    """The state of a batch of q, of which ELBO and variance are measured; error: the ELBO's standard error in nats, (*R)."""
 
     error: Tensor
 
 
 def measured_along(example: Example, q: MeanFieldGaussian, estimator: str, num_samples: int, eps: Tensor) -> MeasuredAlong:
-    """:func:`vilib.along.along` for any number of unknowns: ELBO and variance from the draws at ``eps`` (M, D), the same for every q.
+    """:func:`vilib.along.along` for any number of unknowns: ELBO and variance from the draws at ``eps`` (M, D), the same for
+    every q.
 
     The mean, sd and KL to ``example.best`` are in closed form still.
 
@@ -61,8 +62,11 @@ def where_defined(look: Callable[[MeanFieldGaussian], Along], path: Tensor) -> A
             path[error.replicates] = math.nan
 
 
-def own_field(own: OwnModel, path: Tensor, steps: Sequence[int], estimator: str, num_samples: int, *, nats: float, eps: Tensor) -> Field:
-    """The :class:`vilib.race.Field` of a mean-field path (T, N, P) in units of ``own.best()``; close is a KL below ``nats`` to that.
+def own_field(
+    own: OwnModel, path: Tensor, steps: Sequence[int], estimator: str, num_samples: int, *, nats: float, eps: Tensor | None,
+) -> Field:
+    """The :class:`vilib.race.Field` of a mean-field path (T, N, P) in units of ``own.best()``; close is a KL below ``nats``
+    to that.
 
     Exact where ``own.best()`` is; otherwise ELBO and variance are measured at the draws ``eps`` (M, D).
     """
@@ -79,7 +83,8 @@ def own_field(own: OwnModel, path: Tensor, steps: Sequence[int], estimator: str,
 
 @dataclass(frozen=True, eq=False)
 class OwnStart:
-    """A reader's model as :func:`vilib.bad_starts.beside_reference` looks at it, four widths off in the first coordinate shown."""
+    """A reader's model as :func:`vilib.bad_starts.beside_reference` looks at it, four widths off in the first coordinate
+    shown."""
 
     example: OwnModel
     num_draws: int = 1000
@@ -96,7 +101,8 @@ class OwnStart:
         return self.example.plane(q)
 
     def moments(self, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Means and sds (T, 2) of the parameters shown, on the reader's scale, from ``num_draws`` draws; nan for a second that there is not."""
+        """Means and sds (T, 2) of the parameters shown, on the reader's scale, from ``num_draws`` draws; nan for a second
+        that there is not."""
         eps = torch.randn(self.num_draws, 1, q.dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         theta = self.example.parameter_values(q.transform(eps.expand(-1, *q.batch_shape, -1)))
         return tuple(_two(x[..., list(self.example.coordinates)]) for x in (theta.mean(0), theta.std(0)))
@@ -107,7 +113,9 @@ class OwnStart:
         return tuple(_two(x[list(self.example.coordinates)]) for x in self.example.reference)
 
 
-def beside_own(start: OwnStart, path: Gaussian, best: float, num_draws: int, num_last: int, generator: torch.Generator) -> Beside:
+def beside_own(
+    start: OwnStart, path: Gaussian, best: float, num_draws: int, num_last: int, generator: torch.Generator,
+) -> Beside:
     """:func:`vilib.bad_starts.beside_reference`; a q under which the log joint has no value counts as thrown out."""
     vector = path.vector().clone()
     while True:

@@ -131,7 +131,8 @@ class Worker:
                 self._task.stop()
             elif self._idle.is_set():
                 self._idle.clear()
-                threading.Thread(target=contextvars.copy_context().run, args=(self._run,), name="vilib-explorable", daemon=True).start()
+                run = contextvars.copy_context().run
+                threading.Thread(target=run, args=(self._run,), name="vilib-explorable", daemon=True).start()
 
     def stop(self) -> None:
         """End the work, and leave what was there."""

@@ -111,8 +111,8 @@ class Explorable(anywidget.AnyWidget):
             _esm=_STUB if building else static_text("explorable.js") + _MODULE,
             _css="" if building else static_text("explorable.css"),
         )
-        self._answered: tuple[Any, ...] | None = None       # the settings that were answered last, and those that are being answered
-        self._asking: tuple[tuple[Any, ...], int] | None = None
+        self._answered: tuple[Any, ...] | None = None              # the settings that were answered last
+        self._asking: tuple[tuple[Any, ...], int] | None = None    # settings and request that are being answered
         self.add_traits(**{c.name: _trait(definition, c) for c in definition.controls})
         self._spec = definition.specification()
         for key, value in values.items():

@@ -82,7 +82,8 @@ class OwnCompute:
         """
         if not isinstance(given, Mapping):
             if len(self.models) > 1:
-                raise ExplorableError(f"mend: say which of {list(self.models)} it is, as in mend({{{next(iter(self.models))!r}: my_model}})")
+                first = next(iter(self.models))
+                raise ExplorableError(f"mend: say which of {list(self.models)} it is, as in mend({{{first!r}: my_model}})")
             given = {next(iter(self.models)): given}
         fresh = own_models(given, **self.ways)
         for name, model in fresh.items():
@@ -99,7 +100,8 @@ def basis(model: OwnModel, exact: bool) -> str:
     if exact:
         return "Exact, by quadrature."
     long = "a long fit" if model.best().converged else "a long fit that did not converge, so take it with care"
-    return f"With {model.dim} unknowns nothing here is exact: the best q known is that of {long}, and the rest is measured by draws."
+    return (f"With {model.dim} unknowns nothing here is exact: the best q known is that of {long}, and the rest is measured "
+            "by draws.")
 
 
 # ---------------------------------------------------------------- q over the posterior
@@ -126,7 +128,10 @@ def q_channel(model: OwnModel, q: Family) -> np.ndarray:
     return model.ellipse(q)[[0, 2] if model.dim == 1 else [0, 1, 2, 3, 4]].flatten().numpy()
 
 
-def plane(name: str, model: OwnModel, title: str, control: str, drawn: Mapping[str, tuple[str, dict[str, str]]], extra: tuple[Mark, ...] = (), **how: Any) -> Panel:
+def plane(
+    name: str, model: OwnModel, title: str, control: str, drawn: Mapping[str, tuple[str, dict[str, str]]],
+    extra: tuple[Mark, ...] = (), **how: Any,
+) -> Panel:
     """The panel of q over the posterior: curves of one unknown; of two or more, level lines or a long fit, and an ellipse.
 
     drawn : channel of a q → its ink and its `when`.  control : the name of the Choice that picks the model.
