@@ -20,7 +20,7 @@ ROWS = [
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
       "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
     ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side", "coin_ways"], ["bad_starts"],
-    ["gradient_noise", "race", "race_tracks"], ["explorables"],
+    ["gradient_noise", "race", "race_tracks", "own_posterior"], ["own_model"], ["own_noise", "own_race"], ["explorables"],
     ["addresses", "plain_markdown", "docstrings"], ["hosting", "notebooks"], ["book", "coverage", "reference_pages"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -40,6 +40,10 @@ class BadStart:
         mean, sd = (torch.tensor(x, dtype=torch.float64) for x in self.start)
         return MeanFieldGaussian(mean, sd.log()) if family is MeanFieldGaussian else FullRankGaussian(mean, torch.diag(sd.log()))
 
+    def plane(self, q: Gaussian) -> tuple[Tensor, Tensor]:
+        """Mean (T, 2) and Cholesky factor (T, 2, 2) of the two coordinates of z that are looked at, under q, batch (T,)."""
+        return first_two(q)
+
     def moments(self, q: Gaussian) -> tuple[Tensor, Tensor]:
         """Means and sds (T, 2) of the parameters under q, batch (T,); nan for a second that there is not."""
         return transformed_moments(self.through, *first_two(q))
@@ -123,7 +127,7 @@ def beside_reference(
     gap, spread, k_hat = (math.nan,) * 3 if lost[-1] else (best - last.mean().item(), last.std().item(), pareto_k(last).item())
     gap, spread = (gap, spread) if gap < far else (math.nan, math.nan)
     elbo = elbo.masked_fill(elbo < best - far, math.nan)
-    (m, tril), (mean, sd), (known, width) = first_two(path), bad.moments(path), bad.known
+    (m, tril), (mean, sd), (known, width) = bad.plane(path), bad.moments(path), bad.known
     in_z = torch.stack([m[:, 0], m[:, 1], tril[:, 0, 0], tril[:, 1, 0], tril[:, 1, 1]], -1)
     there = lambda x: x.masked_fill(lost.reshape(-1, *[1] * (x.ndim - 1)) | ~(x.abs() < far), math.nan)  # noqa: E731
     arrays = (mean, sd, (mean - known) / width, sd / width, in_z, elbo, error + 0 * elbo)

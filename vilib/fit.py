@@ -216,17 +216,16 @@ def _evaluate(
 
     ``out`` (*R) or None: fits that have failed already.  They ride along on a healthy one, and nothing of it is recorded.
     """
-    vector, eps = _ride_along(vector, eps, out)
-    bad, why = None, ""
-    try:
-        value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
-    except NonFiniteLogJoint as error:
-        bad, why = error.replicates, str(error)
-        out = bad if out is None else bad | out
-        if bool(out.all()):
-            return vector[..., 0], vector, out, why
+    bad, why, value = None, "", None
+    while value is None:                                 # a log joint may name those that are nan, and only then those that are −∞
         vector, eps = _ride_along(vector, eps, out)
-        value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+        try:
+            value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+        except NonFiniteLogJoint as error:
+            bad, why = error.replicates if bad is None else bad | error.replicates, why or str(error)
+            out = bad if out is None else bad | out
+            if bool(out.all()):
+                return vector[..., 0], vector, out, why
     if not math.isfinite((value.sum() + gradient.sum()).item()):
         not_finite = ~torch.isfinite(value + gradient.sum(-1))
         bad = not_finite if bad is None else bad | not_finite

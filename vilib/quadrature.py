@@ -177,7 +177,17 @@ def moments(f: Callable[[Tensor], Tensor], q: Gaussian, rule: Rule = trapezoid, 
     >>> moments(lambda z: z[..., 0] ** 2, q).variances()["score_function"].float()
     tensor([ 30., 136.])
     """
-    eps, weights = _nodes(q, rule)
+    return moments_at(f, q, *_nodes(q, rule), elbo=elbo)
+
+
+def moments_at(f: Callable[[Tensor], Tensor], q: Gaussian, eps: Tensor, weights: Tensor, *, elbo: bool = False) -> Moments:
+    """:func:`moments` as weighted sums over any ε (N, *R, D), weights (N,): of any dimension, measured if the ε are draws.
+
+    >>> from vilib import MeanFieldGaussian
+    >>> q = MeanFieldGaussian(torch.ones(1), torch.zeros(1))
+    >>> moments_at(lambda z: z[..., 0], q, torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([0.5, 0.5]).double()).mean_f.item()
+    1.0
+    """
     q = _double(q).detach()
     f_z, grad_z = value_and_slope(f, q.transform(eps))
     score = q.score_at(eps)
@@ -269,7 +279,8 @@ def posterior_density(log_joint: LogJoint, grid: Tensor, *more: Tensor) -> Tenso
     return torch.softmax(log_p.flatten(), 0).reshape(log_p.shape) / cell
 
 
-def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10, max_steps: int = 200) -> tuple[Gaussian, float]:
+def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10, max_steps: int = 200,
+                  rule: Rule = trapezoid) -> tuple[Gaussian, float]:
     """The q near q0 with the highest ELBO, that is the lowest KL(q ‖ posterior), and that ELBO in nats; D ≤ 2, no batch.
 
     Newton's method on the ELBO by quadrature, its curvature by central differences, taken negative so
@@ -283,14 +294,14 @@ def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10
     if q0.batch_shape:
         raise ShapeError(f"q0: one density without a batch, got batch shape {tuple(q0.batch_shape)}.")
     q0 = _double(q0).detach()
-    elbo = lambda vector: exact_elbo(log_joint, q0.with_vector(vector)).item()  # noqa: E731
-    slope = lambda vector: exact_gradient(log_joint, q0.with_vector(vector), elbo=True)  # noqa: E731
+    elbo = lambda vector: exact_elbo(log_joint, q0.with_vector(vector), rule).item()  # noqa: E731
+    slope = lambda vector: exact_gradient(log_joint, q0.with_vector(vector), rule, elbo=True)  # noqa: E731
     vector = q0.vector()
     value, gradient = elbo(vector), slope(vector)
     for _ in range(max_steps):
         if gradient.abs().max() < tolerance:
             break
-        curvature, axes = torch.linalg.eigh(exact_curvature(log_joint, q0.with_vector(vector), elbo=True))
+        curvature, axes = torch.linalg.eigh(exact_curvature(log_joint, q0.with_vector(vector), rule, elbo=True))
         step = axes @ (axes.mT @ gradient / curvature.abs().clamp_min(1e-6))
         step = step / max(1.0, step.abs().max().item() / 2)
         while elbo(vector + step) < value and step.abs().max() > 1e-14:

@@ -108,7 +108,12 @@ def field_of(
     (tensor([-2.,  0.], dtype=torch.float64), 10.0)
     """
     fits = along(example, MeanFieldGaussian(*path.chunk(2, -1)), estimator, num_samples, rule, table)
+    return field_from(fits, steps, fits.elbo, cast(tuple[Gaussian, float], example.best)[1], nats)
+
+
+def field_from(fits: Along, steps: Sequence[int], height: Tensor, top: float, nats: float) -> Field:
+    """The :class:`Field` of fits that have been looked at, which count as arrived where ``height`` (T, N) is within ``nats`` of ``top``."""
     elbo = fits.elbo.nan_to_num(nan=LOST_ELBO)
     low, high = elbo.quantile(torch.tensor([0.1, 0.9], dtype=elbo.dtype), 1)
-    arrived = steps_to_within(torch.tensor(steps), elbo, cast(tuple[Gaussian, float], example.best)[1], nats).quantile(0.5).item()
+    arrived = steps_to_within(torch.tensor(steps), height.nan_to_num(nan=LOST_ELBO), top, nats).quantile(0.5).item()
     return Field(fits, low, high, fits.variance.nanquantile(0.5, 1), arrived if math.isfinite(arrived) else math.nan)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vilib import Marginal
+from vilib.own_posterior import Grid
 
 from .core import ExplorableError
 
@@ -69,3 +70,9 @@ def mass_rings(marginal: Marginal, sds: Sequence[float] = (2, 1)) -> tuple[np.nd
     depth = -marginal.probability.clamp_min(1e-300).log()
     depths = [marginal.depth(1 - math.exp(-r * r / 2)) for r in sds]
     return level_rings(marginal.x.numpy(), marginal.y.numpy(), depth.numpy(), depths, num_rings=len(depths))[:2]
+
+
+def rings_of(grid: Grid) -> np.ndarray:
+    """:func:`mass_rings` of a posterior of two unknowns, x and y in z."""
+    assert grid.marginal is not None
+    return grid.tril.numpy() @ np.stack(mass_rings(grid.marginal)) + grid.shift.numpy()[:, None]

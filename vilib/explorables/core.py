@@ -370,6 +370,7 @@ class Definition:
         when a frame is drawn. A channel of text (`str`) may be named too.
     table : numbers to read, or None.
     precision : channel name pattern (as in `fnmatch`) → `Precision`.
+    background : whether `compute` may take long, so that with a kernel it runs in a thread of its own and can be stopped.
 
     Raises
     ------
@@ -385,6 +386,7 @@ class Definition:
     caption: str = ""
     table: Table | None = None
     precision: Mapping[str, Precision] = field(default_factory=dict)
+    background: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):

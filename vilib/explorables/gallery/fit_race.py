@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from vilib import adagrad, adam, leave_one_out, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
 from vilib.race import Field, field_of, races
 from vilib.race_tracks import RHO, tracks
 
@@ -21,17 +21,13 @@ from ..core import (
 )
 from ..threads import one_thread
 from ..widget import Explorable, recording_wanted
+from .own import of_the_book
+from .own_race import ESTIMATORS, LABELS, OPTIMIZERS, own_fit_race
 
 FITS, STEPS, STEP_SIZES = 32, 400, (0.03, 0.1, 0.3)
 #: The steps that are kept: dense at first, where most happens. They lie evenly on a square-root axis.
 KEPT = sorted({round(STEPS * (i / 25) ** 2) for i in range(26)})
 CLOSE, FLOOR = 0.01, 200.0  # nats; how far below the best an ELBO is followed down
-#: key → (estimator, label); the key is also its ink. Below, key → (label, optimiser of a step size).
-ESTIMATORS = {"score": (score_function, "score function"), "control": (leave_one_out, "score + leave-one-out"),
-              "pathwise": (pathwise, "pathwise"), "stl": (sticking_the_landing, "sticking the landing")}
-LABELS = {key: label for key, (_, label) in ESTIMATORS.items()}
-OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))),
-              "rmsprop": ("RMSProp", rmsprop), "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
 TARGETS = tracks()
 
 
@@ -113,14 +109,17 @@ def _panels(targets: Sequence[str]) -> tuple[Panel, ...]:
     )
 
 
-def fit_race(targets: Sequence[str] = tuple(TARGETS), **values: object) -> Explorable:
+def fit_race(targets: Any = tuple(TARGETS), **values: Any) -> Explorable:
     """What does gradient noise do to the fit?
 
-    targets : which of `logistic`, `correlated`, `mixture` to offer. Fewer make a smaller page.
+    targets : which of `logistic`, `correlated`, `mixture` to offer, fewer make a smaller page; or a model of your own, or a dict of
+        several, with the options that `own.own_models` names.
     values : where controls stand at first: `sample_count`, `step_size`, `optimizer`, `target`, `seed`, `estimators`, `step` (an index
         into the kept steps).
     Raises KeyError (an unknown target), ExplorableError and TraitError (a value that is not offered).
     """
+    if not of_the_book(targets):
+        return own_fit_race(targets, **values)
     own, step = {key: key for key in LABELS}, lambda size: Precision(step=size)
     definition = Definition(
         name="fit-race", title="What does gradient noise do to the fit?",
