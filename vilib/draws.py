@@ -136,7 +136,7 @@ def step_of(estimator: Estimator, log_joint: LogJoint, family: Family) -> Step:
     >>> step_of(estimators.pathwise, lambda z: -z.square().sum(-1) / 2, q)(q.vector(), eps)[1]
     tensor([0., 0.])
     """
-    if isinstance(family, MeanFieldGaussian) and estimator in (estimators.pathwise, estimators.sticking_the_landing):
+    if type(family) is MeanFieldGaussian and estimator in (estimators.pathwise, estimators.sticking_the_landing):
         return _mean_field_step(log_joint, family, landing=estimator is estimators.sticking_the_landing)
     return lambda vector, eps: value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
 
