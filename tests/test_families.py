@@ -106,6 +106,13 @@ def test_the_vector_holds_all_of_q(make, batch):
     close(again.scale_tril, q.scale_tril)
 
 
+@every_family
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_parameters_are_counted_as_they_are_named(make, dim):
+    q = make(3, dim=dim)
+    assert q.num_parameters == len(q.parameter_names()) == q.vector().shape[-1]
+
+
 def test_names_say_where_each_parameter_stands():
     assert mean_field().parameter_names() == ("mu[0]", "mu[1]", "omega[0]", "omega[1]")
     assert full_rank().parameter_names() == ("mu[0]", "mu[1]", "raw_tril[0,0]", "raw_tril[1,0]", "raw_tril[1,1]")

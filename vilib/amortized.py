@@ -152,7 +152,7 @@ def kl_to_standard_normal(q: Gaussian) -> Tensor:
     >>> kl_to_standard_normal(q).item()
     0.5
     """
-    return 0.5 * (q.stddev.square() + q.mean.square() - 1).sum(-1) - q.log_scales().sum(-1)
+    return (0.5 * (q.stddev.square() + q.mean.square() - 1) - q.log_scales()).sum(-1)
 
 
 def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float = 1.0) -> Tensor:

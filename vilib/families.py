@@ -50,10 +50,6 @@ class _Gaussian:
         return self.mu.shape[:-1]
 
     @property
-    def num_parameters(self) -> int:
-        return len(self.parameter_names())
-
-    @property
     def mean(self) -> Tensor:
         return self.mu
 
@@ -125,6 +121,10 @@ class MeanFieldGaussian(_Gaussian):
                 f"mu and omega: both of shape (*R, D), got {tuple(self.mu.shape)} and {tuple(self.omega.shape)}. "
                 "For one dimension pass torch.tensor([m]), not torch.tensor(m)."
             )
+
+    @property
+    def num_parameters(self) -> int:
+        return 2 * self.dim
 
     @property
     def stddev(self) -> Tensor:
@@ -233,6 +233,10 @@ class FullRankGaussian(_Gaussian):
                 "mu and raw_tril: shapes (*R, D) and (*R, D, D), got "
                 f"{tuple(self.mu.shape)} and {tuple(self.raw_tril.shape)}."
             )
+
+    @property
+    def num_parameters(self) -> int:
+        return self.dim + self.dim * (self.dim + 1) // 2
 
     @property
     def scale_tril(self) -> Tensor:

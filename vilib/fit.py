@@ -15,7 +15,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from vilib.draws import value_and_gradient
+from vilib.draws import Step, step_of
 from vilib.noise import normal
 from vilib.types import (
     AllFitsFailed, DependentDraws, Estimator, Family, LogJoint, Noise, NonFiniteLogJoint, Q, VilibError, check_generator,
@@ -177,14 +177,13 @@ def fit(
     check_generator(generator, start.device)
     check_draws(estimator, noise)
     records = _records(num_steps, record_every, record_steps)
-    path = start.new_empty(len(records), *start.shape)
-    elbo = start.new_empty(len(records), *start.shape[:-1])
+    path, elbo = _Rows(start.new_empty(len(records), *start.shape)), _Rows(start.new_empty(len(records), *start.shape[:-1]))
     failed_at = torch.full(start.shape[:-1], -1, device=start.device)
-    climb = _climber(optimizer, start)
+    evaluate, climb = step_of(estimator, log_joint, family), _climber(optimizer, start)
     vector, last_good, any_failed, row = start, start, False, 0
     for step in range(num_steps + 1):
         eps = noise(num_samples, q0.batch_shape, q0.dim, generator=generator, dtype=start.dtype)
-        value, gradient, bad, why = _evaluate(estimator, log_joint, family, vector, eps, failed_at >= 0 if any_failed else None)
+        value, gradient, bad, why = _evaluate(evaluate, vector, eps, failed_at >= 0 if any_failed else None)
         if bad is not None:
             failed_at, any_failed = torch.where(bad & (failed_at < 0), step, failed_at), True
             if bool((failed_at >= 0).all()):
@@ -192,12 +191,34 @@ def fit(
             vector = torch.where(bad.unsqueeze(-1), last_good, vector)
         last_good = vector
         if records[row] == step:
-            path[row], elbo[row] = vector, value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan)
+            path.append(vector)
+            elbo.append(value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan))
             row += 1
         if step < num_steps:
             moved = climb(vector, gradient, step)
             vector = moved if not any_failed else torch.where((failed_at >= 0).unsqueeze(-1), vector, moved)
-    return Fit(torch.tensor(records), path, elbo, failed_at, family)
+    return Fit(torch.tensor(records), path.whole(), elbo.whole(), failed_at, family)
+
+
+class _Rows:
+    """The rows of a tensor, put in a block at a time, which costs less than one by one."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.done = tensor, 0
+        self.waiting: list[Tensor] = []
+
+    def append(self, row: Tensor) -> None:
+        self.waiting.append(row)
+        if len(self.waiting) == 100:
+            self.whole()
+
+    def whole(self) -> Tensor:
+        """The tensor, with every row so far."""
+        if self.waiting:
+            block = self.tensor[self.done : self.done + len(self.waiting)]
+            torch.stack(self.waiting, out=block)
+            self.done, self.waiting = self.done + len(self.waiting), []
+        return self.tensor
 
 
 def check_draws(estimator: Callable[..., Any], noise: Noise) -> None:
@@ -209,9 +230,7 @@ def check_draws(estimator: Callable[..., Any], noise: Noise) -> None:
         )
 
 
-def _evaluate(
-    estimator: Estimator, log_joint: LogJoint, family: Family, vector: Tensor, eps: Tensor, out: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, str]:
+def _evaluate(evaluate: Step, vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, str]:
     """value (*R), gradient (*R, P), the fits that just met a non-finite number (*R) or None, and why.
 
     ``out`` (*R) or None: fits that have failed already.  They ride along on a healthy one, and nothing of it is recorded.
@@ -220,13 +239,13 @@ def _evaluate(
     while value is None:                                 # a log joint may name those that are nan, and only then those that are −∞
         vector, eps = _ride_along(vector, eps, out)
         try:
-            value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+            value, gradient = evaluate(vector, eps)
         except NonFiniteLogJoint as error:
             bad, why = error.replicates if bad is None else bad | error.replicates, why or str(error)
             out = bad if out is None else bad | out
             if bool(out.all()):
                 return vector[..., 0], vector, out, why
-    if not math.isfinite((value.sum() + gradient.sum()).item()):
+    if not math.isfinite(value.sum().item() + gradient.sum().item()):
         not_finite = ~torch.isfinite(value + gradient.sum(-1))
         bad = not_finite if bad is None else bad | not_finite
         why = why or "The ELBO or its gradient is not finite: try a smaller step size, or start nearer."
