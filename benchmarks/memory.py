@@ -1,11 +1,11 @@
 """What one student needs on a hub: the memory of a kernel that has run a chapter, and of the server that started it.
 
-    .venv/bin/python benchmarks/memory.py [--write]
+    .venv/bin/python benchmarks/memory.py [--write] [CHAPTER ...]
 
-Runs every notebook of the built book (make book) from top to bottom, one after the other, each in a kernel of its own, as
-"Run all" does, and asks the kernel for the largest amount of memory that it ever held. Then starts JupyterLab as make lab
-does, with one kernel that does nothing, and reads the server's. With --write the table goes into chapters/class.md.
-Ends with an error if a chapter does not fit into what that page promises.
+Runs every notebook of the built book (make book), or those named, from top to bottom, one after the other, each in a kernel of
+its own, as "Run all" does, and asks the kernel for the largest amount of memory that it ever held. Then starts JupyterLab as make
+lab does, with one kernel that does nothing, and reads the server's. With --write the numbers go into chapters/class.md.
+Ends with an error if a kernel and its server do not fit into what that page promises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import re
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
@@ -24,23 +23,26 @@ import psutil
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from book.lab import jupyter_lab  # noqa: E402
 
-SOURCES = ROOT / "_build" / "html" / "_sources"
+from vilib.notebooks import of_book  # noqa: E402
+
+SITE = ROOT / "_build" / "html"
 PAGE = ROOT / "chapters" / "class.md"
 TABLE = re.compile(r"(?<=<!-- memory: begin -->\n).*?(?=<!-- memory: end -->)", re.S)
+ROW = re.compile(r"^\| (\S.*?) \| (\d+) MB \|$", re.M)
+SERVER = "JupyterLab's server, beside the kernel"
 #: Kibibytes on Linux, bytes on a Mac.
 ASK = "import resource, sys\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
 
 
-def of_a_kernel(path: Path) -> tuple[int, float]:
-    """Bytes that the kernel held at most, and the seconds from its start to the last cell's end."""
+def of_a_kernel(path: Path) -> int:
+    """Bytes that the kernel held at most."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(ASK))
-    start = time.monotonic()
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
-    return int(notebook.cells[-1].outputs[-1].text), time.monotonic() - start
+    return int(notebook.cells[-1].outputs[-1].text)
 
 
 def of_the_server() -> int:
@@ -54,24 +56,24 @@ def of_the_server() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into chapters/class.md")
-    write = parser.parse_args().write
-    paths = sorted(SOURCES.rglob("*.ipynb"), key=lambda path: (path.parent != SOURCES, path.name))
-    if not paths:
-        print(f"no notebook in {SOURCES}: make book", file=sys.stderr)
-        return 1
-    rows, most = ["| notebook | memory, at most | run from top to bottom |", "|---|---:|---:|"], 0
-    for path in paths:
-        held, seconds = of_a_kernel(path)
-        most = max(most, held)
-        rows.append(f"| {path.stem} | {held / 2**20:.0f} MB | {seconds:.0f} s |")
-        print(rows[-1], flush=True)
-    rows.append(f"| JupyterLab's server, beside the kernel | {of_the_server() / 2**20:.0f} MB | |")
-    print(rows[-1])
-    if write:
-        PAGE.write_text(TABLE.sub("\n".join(rows) + "\n", PAGE.read_text(encoding="utf8")), encoding="utf8")
-    promised = int(re.search(r"(\d+(?:\.\d+)?) GB a student", PAGE.read_text(encoding="utf8"))[1]) * 2**30
-    return most > promised
+    parser.add_argument("--write", action="store_true", help="put the numbers into chapters/class.md")
+    parser.add_argument("chapters", nargs="*", help="such as elbo; all of them where none is named")
+    asked = parser.parse_args()
+    page = PAGE.read_text(encoding="utf8")
+    rows = {name: int(held) for name, held in ROW.findall(TABLE.search(page)[0])} if asked.chapters else {}
+    for path in sorted(of_book(SITE), key=lambda path: (path.parent.name == "chapters", path.name)):
+        if not asked.chapters or path.stem in asked.chapters:
+            rows[path.stem] = of_a_kernel(path) >> 20
+            print(f"{path.stem}: {rows[path.stem]} MB", flush=True)
+    rows.pop(SERVER, None)
+    most, server = max(rows.values()), of_the_server() >> 20
+    rows[SERVER] = server
+    print(f"{SERVER}: {server} MB")
+    if asked.write:
+        lines = ["| notebook | memory, at most |", "|---|---:|", *(f"| {name} | {held} MB |" for name, held in rows.items()), ""]
+        PAGE.write_text(TABLE.sub("\n".join(lines), page), encoding="utf8")
+    promised = int(re.search(r"(\d+) GB a student as the limit", page)[1]) * 1024
+    return most + server > promised
 
 
 if __name__ == "__main__":

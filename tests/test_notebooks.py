@@ -207,8 +207,8 @@ def test_what_it_asks_for_is_what_the_extra_installs():
 @pytest.fixture
 def built(tmp_path) -> Path:
     sources = tmp_path / "html" / "_sources"
-    (sources / "chapters").mkdir(parents=True)
-    for name in ("intro", "chapters/elbo"):
+    (sources / "chapters" / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ("intro", "chapters/elbo", "chapters/.ipynb_checkpoints/elbo-checkpoint"):
         nbformat.write(made(cell(), code("x = 1")), sources / f"{name}.ipynb")
     return tmp_path / "html"
 

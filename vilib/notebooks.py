@@ -178,15 +178,21 @@ def offer_kernels(app, pagename, templatename, context, doctree) -> None:
 # -- a folder of them --------------------------------------------------------------------------------------------------
 
 
+def of_book(built: Path) -> list[Path]:
+    """The notebooks of the built book in a folder. Raises FileNotFoundError where there are none."""
+    found = sorted(p for p in (built / "_sources").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    if not found:
+        raise FileNotFoundError(f"no notebook in {built / '_sources'}; make book writes them")
+    return found
+
+
 def gather(built: Path, target: Path, root: Path) -> list[Path]:
     """Put the notebooks of a built book into the folder `target`, with what they need; returns them, relative to it.
 
     built: the folder of the built pages. root: the folder of the book's sources. What `target` held before is gone, but
-    for its ``.git``. Raises FileNotFoundError where there is no built book.
+    for its ``.git``.
     """
-    found = sorted((built / "_sources").rglob("*.ipynb"))
-    if not found:
-        raise FileNotFoundError(f"no notebook in {built / '_sources'}; make book writes them")
+    found = of_book(built)
     target.mkdir(parents=True, exist_ok=True)
     for old in target.iterdir():
         if old.name != ".git":
