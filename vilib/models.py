@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             log_p, grad_z = both(z) if both is not None else (log_joint(z), None)
             _checked_sum(log_joint, z, log_p)
-            return log_p, slope(z) if both is None else grad_z
+            return log_p, slope(z) if slope is not None and grad_z is None else cast(Tensor, grad_z)
     if z.numel() < _SMALL or len(z) == 1 or z.device.type != "cpu":
         return _by_autograd(log_joint, z)
     try:
