@@ -110,7 +110,7 @@ def _is_known(base: type) -> bool:
 
 
 def _label(module: str) -> str:
-    return f"module-{module.replace('.', '-')}"
+    return "-".join(["module", *module.split(".")[1:]])
 
 
 def _thing(name: str) -> Any:
