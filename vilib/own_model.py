@@ -41,7 +41,10 @@ def own_model(
     return OwnModel(name, model, _shown(coordinates, model.dim))
 
 
-def _as_model(model: Any, supports, shapes, dim, name: str) -> Model:
+def _as_model(
+    model: Any, supports: Mapping[str, constraints.Constraint] | None, shapes: Mapping[str, tuple[int, ...]] | None, dim: int | None,
+    name: str,
+) -> Model:
     if isinstance(model, Example):
         model = model.model or _on_the_real_line(model, model.dim)
     if isinstance(model, Model):

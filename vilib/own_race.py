@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from vilib.along import FARTHEST_MEAN, WIDEST_LOG_SD, Along, along
-from vilib.bad_starts import Beside, beside_reference
+from vilib.bad_starts import BadStart, Beside, beside_reference
 from vilib.examples import Example
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.own_posterior import OwnModel
 from vilib.quadrature import moments_at
 from vilib.race import Field, coarse, field_from
-from vilib.types import NonFiniteLogJoint
+from vilib.types import NonFiniteLogJoint, VilibError
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,10 @@ def own_field(
     if own.best().exact:
         fits = where_defined(lambda q: along(example, q, estimator, num_samples, coarse), path)
     else:
-        fits = where_defined(lambda q: measured_along(example, q, estimator, num_samples, eps), path)
+        if eps is None:
+            raise VilibError(f"eps: {own.name} has to be measured; give draws of noise, (M, {own.dim}).")
+        draws = eps
+        fits = where_defined(lambda q: measured_along(example, q, estimator, num_samples, draws), path)
     return field_from(fits, steps, -fits.kl, 0.0, nats)
 
 
@@ -91,7 +95,7 @@ class OwnStart:
 
     def q0(self, family: type[Gaussian]) -> Gaussian:
         """The start: the best mean-field q, moved by four of its sds, and half as wide."""
-        best = self.example.best().q
+        best = self.example.units
         mean, omega = best.mu.clone(), best.omega - math.log(2)
         mean[self.example.coordinates[0]] -= 4 * best.stddev[self.example.coordinates[0]]
         return MeanFieldGaussian(mean, omega) if family is MeanFieldGaussian else FullRankGaussian(mean, torch.diag(omega))
@@ -105,12 +109,14 @@ class OwnStart:
         that there is not."""
         eps = torch.randn(self.num_draws, 1, q.dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         theta = self.example.parameter_values(q.transform(eps.expand(-1, *q.batch_shape, -1)))
-        return tuple(_two(x[..., list(self.example.coordinates)]) for x in (theta.mean(0), theta.std(0)))
+        at = list(self.example.coordinates)
+        return _two(theta.mean(0)[..., at]), _two(theta.std(0)[..., at])
 
     @property
     def known(self) -> tuple[Tensor, Tensor]:
         """Means and sds (2,) of the parameters shown, as ``example.reference`` has them."""
-        return tuple(_two(x[list(self.example.coordinates)]) for x in self.example.reference)
+        (mean, sd), at = self.example.reference, list(self.example.coordinates)
+        return _two(mean[at]), _two(sd[at])
 
 
 def beside_own(
@@ -120,7 +126,7 @@ def beside_own(
     vector = path.vector().clone()
     while True:
         try:
-            return beside_reference(start, path.with_vector(vector), best, num_draws, num_last, generator)
+            return beside_reference(cast(BadStart, start), path.with_vector(vector), best, num_draws, num_last, generator)
         except NonFiniteLogJoint as error:
             hit = error.replicates if error.replicates.ndim else torch.arange(len(vector)) == len(vector) - 1
             if bool(hit[0]):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class Worker:
                     self._idle.set()
                     return
                 question, self._halt = self._waiting.pop(), False
-                self._task = Task(lambda words, share, question=question: self._tell(question, words, share))
+                self._task = Task(partial(self._tell, question))
                 _TASK.set(self._task)
             try:
                 self._work(question)
