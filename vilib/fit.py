@@ -18,7 +18,7 @@ from torch import Tensor
 from vilib.draws import Step, step_of
 from vilib.noise import normal
 from vilib.types import (
-    AllFitsFailed, DependentDraws, Estimator, Family, LogJoint, Noise, NonFiniteLogJoint, Q, VilibError, check_generator,
+    AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, Q, VilibError, check_generator,
 )
 
 #: step 0, 1, … -> the factor on the step size.

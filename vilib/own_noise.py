@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ def own_noise(
     of_one, error = _moments(own, q, _draws(own, num_measured, (), seed=99) if num_measured else None, at)
     eps = _draws(own, max_samples, (num_replicates,), seed)
     noise = gradient_noise(example, q, eps, estimators, coordinate=at, of_one=of_one)
-    first, best = eps[:num_shown, 0], cast(MeanFieldGaussian, own.best().q)
+    first, best = eps[:num_shown, 0], own.units
     z, added = best.transform(q.transform(first)), score_terms(example, q, first, at)[1]
     return OwnNoise(noise, MeanFieldGaussian(best.mu + best.stddev * mu, best.omega + log_sigma), z, added, error)
 
@@ -80,10 +79,9 @@ def _moments(own: OwnModel, q: MeanFieldGaussian, eps: Tensor | None, at: int) -
         try:
             return moments(own.in_units, q, elbo=True), 0.0
         except NonFiniteLogJoint:                                 # a node far out, where the reader's function has no value
-            if eps is None:
-                raise
+            pass
     if eps is None:
-        raise VilibError(f"num_measured: at least 2, got 0. With {own.dim} unknowns nothing is exact, and the moments are measured by draws.")
+        raise VilibError("num_measured: this gradient has to be measured; give a number of draws, such as 20,000.")
     found = moments_at(own.in_units, q, eps, eps.new_full((len(eps),), 1 / len(eps)), elbo=True)
     variance = (found.path2[at] - found.gradient[at].square()).clamp_min(1e-24)
     return found, (variance / len(eps)).sqrt().item()

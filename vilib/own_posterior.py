@@ -10,7 +10,6 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from vilib.models import Model
 from vilib.quadrature import best_gaussian, box_nodes, exact_elbo, gauss_hermite
 from vilib.reference import Marginal
 from vilib.starts import find_start
-from vilib.supports import OrderedTransform, SimplexTransform
+from vilib.supports import Bijection, OrderedTransform, SimplexTransform
 from vilib.types import NonFiniteLogJoint, NotConverged
 
-_LONG: dict[str, Any] = {"max_steps": 6000, "tolerance": 0.05, "num_draws": 4000}
+_LONG = 6000                                                      # steps of a long fit, at most
 _FARTHEST = 80.0                                                  # units to which a posterior's tails are followed
 
 
@@ -138,16 +137,23 @@ class OwnModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConverged)
             found = advi(self.model, family=family, generator=torch.Generator().manual_seed(0), dtype=self.dtype,
-                         progress=False, **_LONG)
+                         max_steps=_LONG, tolerance=0.05, num_draws=4000, progress=False)
         q = found.q.with_vector(found.q.vector().double())
         return Known(q, found.elbo.item(), found.elbo_standard_error.item(), False, found.converged)
+
+    @property
+    def units(self) -> MeanFieldGaussian:
+        """The best mean-field q."""
+        q = self.best().q
+        assert isinstance(q, MeanFieldGaussian)
+        return q
 
     @cached_property
     def in_units(self) -> Example:
         """The same model in units of its best mean-field q: u = (z − mean)/sd, where that q is the standard normal."""
         best = self.best()
         evidence = None if self.grid is None else self.grid.log_evidence
-        return Example(self.name, self.dim, _InUnits(cast(MeanFieldGaussian, best.q), self), ((-4.0, 4.0),) * self.dim, evidence,
+        return Example(self.name, self.dim, _InUnits(self.units, self), ((-4.0, 4.0),) * self.dim, evidence,
                        known_best=(standard(best.q), best.elbo))
 
     @cached_property
@@ -236,7 +242,7 @@ class _InUnits:
         return self.own.constrain(self.q.mu + self.q.stddev * u)
 
 
-def _labels(part: Any) -> list[str]:
+def _labels(part: Bijection) -> list[str]:
     """What the coordinates of one parameter are called on the unconstrained scale."""
     names = [part.name] if part.size == 1 else [f"{part.name}[{i}]" for i in range(part.size)]
     if isinstance(part.transform, SimplexTransform):

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from vilib.along import FARTHEST_MEAN, WIDEST_LOG_SD, Along, along
-from vilib.bad_starts import Beside, beside_reference
+from vilib.bad_starts import BadStart, Beside, beside_reference
 from vilib.examples import Example
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.own_posterior import OwnModel
 from vilib.quadrature import moments_at
 from vilib.race import Field, coarse, field_from
-from vilib.types import NonFiniteLogJoint
+from vilib.types import NonFiniteLogJoint, VilibError
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,10 @@ def own_field(
     if own.best().exact:
         fits = where_defined(lambda q: along(example, q, estimator, num_samples, coarse), path)
     else:
-        fits = where_defined(lambda q: measured_along(example, q, estimator, num_samples, cast(Tensor, eps)), path)
+        if eps is None:
+            raise VilibError(f"eps: {own.name} has to be measured; give draws of noise, (M, {own.dim}).")
+        draws = eps
+        fits = where_defined(lambda q: measured_along(example, q, estimator, num_samples, draws), path)
     return field_from(fits, steps, -fits.kl, 0.0, nats)
 
 
@@ -92,7 +95,7 @@ class OwnStart:
 
     def q0(self, family: type[Gaussian]) -> Gaussian:
         """The start: the best mean-field q, moved by four of its sds, and half as wide."""
-        best = cast(MeanFieldGaussian, self.example.best().q)
+        best = self.example.units
         mean, omega = best.mu.clone(), best.omega - math.log(2)
         mean[self.example.coordinates[0]] -= 4 * best.stddev[self.example.coordinates[0]]
         return MeanFieldGaussian(mean, omega) if family is MeanFieldGaussian else FullRankGaussian(mean, torch.diag(omega))
@@ -123,7 +126,7 @@ def beside_own(
     vector = path.vector().clone()
     while True:
         try:
-            return beside_reference(cast(Any, start), path.with_vector(vector), best, num_draws, num_last, generator)
+            return beside_reference(cast(BadStart, start), path.with_vector(vector), best, num_draws, num_last, generator)
         except NonFiniteLogJoint as error:
             hit = error.replicates if error.replicates.ndim else torch.arange(len(vector)) == len(vector) - 1
             if bool(hit[0]):

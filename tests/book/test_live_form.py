@@ -260,6 +260,16 @@ def test_a_lost_kernel_is_said_at_once_and_stays_said(kernel, sign):
     assert kernel.state == "gone" and kernel.hands.caption.startswith("The kernel was restarted: run the cell again.")
 
 
+def test_a_kernel_that_speaks_again_is_there_again(kernel):
+    """A front end that says *gone* of a connection which comes back."""
+    kernel.page.evaluate("() => model.fire('comm_live_update')")
+    assert kernel.state == "gone"
+    kernel.answer(0, 2, slope=3.0)
+    assert kernel.state == "" and kernel.slope == 3.0 and "restarted" not in kernel.hands.caption
+    kernel.hands.put({"slope": 2.0})
+    assert kernel.asked == [(1, 2.0)]
+
+
 def test_a_silent_kernel_is_remarked_upon_until_it_speaks(kernel):
     """Where a front end does not say that the kernel is gone."""
     kernel.hands.put({"slope": 2.0})

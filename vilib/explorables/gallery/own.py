@@ -65,9 +65,6 @@ class OwnCompute:
         self.models, self.ways = models, dict(ways)
         self._kept: dict[Hashable, Any] = {}
 
-    def __call__(self, **controls: Any) -> dict[str, object]:
-        raise NotImplementedError
-
     def keep(self, make: Callable[..., Any], *key: Hashable) -> Any:
         """`make(*key)`, from what is kept if it has been made."""
         at = (make.__name__, *key)
@@ -92,7 +89,7 @@ class OwnCompute:
             if model.labels != self.models[name].labels:
                 raise ExplorableError(f"mend: {name} had the coordinates {list(self.models[name].labels)}, this one has "
                                       f"{list(model.labels)}, and needs another picture; make a new explorable")
-        return type(self)(self.models | fresh, self.ways)
+        return type(self)(self.models | fresh, self.ways)  # whose __call__ is the compute of one explorable
 
 
 def basis(model: OwnModel, exact: bool) -> str:

@@ -977,6 +977,7 @@ globalThis.vilibExplorables ??= (() => {
     const take = () => {
       const packet = model.get("_frame");
       if (!packet || packet.request === undefined) return;
+      gone = false; // who speaks is there
       const answered = packet.request >= waiting && !(progress && progress.serial > packet.serial);
       request = Math.max(request, packet.request);
       if (answered) rests();
