@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 INDEX := $(CURDIR)/_build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebooks test lab serve bench clean env
+.PHONY: help book notebooks test lab serve budget bench clean env
 
 help:
 	@echo 'make book    build the book; the last line says where it is'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test    run every test, in a browser too'
 	@echo 'make lab     open the chapters as notebooks in JupyterLab'
 	@echo 'make serve   serve the built book at http://127.0.0.1:$(PORT)'
+	@echo 'make budget  measure what each page costs a reader, and write it into the README'
 	@echo 'make bench   time vilib beside Pyro, NumPyro and PyMC (its own environment, some twenty minutes)'
 	@echo 'make clean   remove the built book and the environment'
 
@@ -65,6 +66,10 @@ serve:
 	@[ -f $(INDEX) ] || { echo 'There is no book yet: make book'; exit 1; }
 	@echo 'http://127.0.0.1:$(PORT)/ (end with Ctrl-C)'
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+budget: book
+	$(BIN)/python tests/book/chromium.py
+	$(BIN)/python benchmarks/budget.py
 
 # The peers are no dependency of the book: they live in an environment of their own, and vilib is read from here.
 bench: .venv-bench/.ready

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from helpers import seeded
+from helpers import seeded, tensor
 
-from vilib import exact_elbo, logistic_one_coefficient, moments, normal, pathwise_expectation, quadratic_cost
+from vilib import Example, MeanFieldGaussian, ShapeError, correlated_gaussian, exact_elbo, logistic_one_coefficient, moments, normal, pathwise_expectation, quadratic_cost
 from vilib import score_function_expectation, trapezoid
 from vilib.gradient_noise import alike, along_first_coordinate, gradient_noise, score_terms
+from vilib.quadrature import moments_at
 
 close = torch.testing.assert_close
 NAMES = ("score_function", "leave_one_out", "pathwise", "sticking_the_landing")
@@ -74,3 +75,34 @@ def test_what_is_drawn_along_z_averages_to_what_is_climbed():
     close((weights * along_first_coordinate(example, q, z)).sum(), exact_elbo(example, q))
     ten = alike(0.4, -0.1, 10)
     close((weights * along_first_coordinate(quadratic_cost(), ten, z)).sum(), quadratic_cost().expectation(ten))
+
+
+def test_another_coordinate_is_that_of_the_model_turned_round():
+    """(z₁, z₂) and (z₂, z₁): the noise of ∂/∂μ₂ of one is that of ∂/∂μ₁ of the other."""
+    one = correlated_gaussian(0.5, (1.0, 3.0))
+    turned = correlated_gaussian(0.5, (3.0, 1.0))
+    q, draws = MeanFieldGaussian(tensor(0.3, -0.5), tensor(0.0, 0.7)), eps(2)
+    back = MeanFieldGaussian(q.mu.flip(0), q.omega.flip(0))
+    second = gradient_noise(one, q, draws, NAMES, coordinate=1)
+    first = gradient_noise(turned, back, draws.flip(-1), NAMES)
+    for name in NAMES:
+        assert second[name].exact == pytest.approx(first[name].exact)
+        close(second[name].estimates, first[name].estimates, equal_nan=True)
+        close(second[name].variance, first[name].variance, equal_nan=True)
+    z, added = score_terms(one, q, draws[:, 0], 1)
+    close(z, score_terms(turned, back, draws[:, 0].flip(-1))[0])
+    close(added, score_terms(turned, back, draws[:, 0].flip(-1))[1])
+
+
+def test_measured_moments_free_it_of_two_unknowns():
+    def log_joint(z):
+        return -0.5 * z.square().sum(-1)
+
+    model = Example("three", 3, log_joint, ((-3.0, 3.0),) * 3)
+    q, draws = MeanFieldGaussian(tensor(1.0, 0.0, 0.0), tensor(0.0, 0.0, 0.0)), eps(3)
+    nodes = normal(100_000, (), 3, generator=seeded(5), dtype=torch.float64)
+    measured = moments_at(log_joint, q, nodes, torch.full((100_000,), 1e-5).double(), elbo=True)
+    noise = gradient_noise(model, q, draws, ["pathwise"], of_one=measured)["pathwise"]
+    assert noise.exact == pytest.approx(-1, abs=0.03) and noise.variance[0].item() == pytest.approx(1, abs=0.03)
+    with pytest.raises(ShapeError, match="quadrature reaches two dimensions"):
+        gradient_noise(model, q, draws, ["pathwise"])

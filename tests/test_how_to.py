@@ -12,12 +12,17 @@ PAGE = (Path(__file__).parents[1] / "chapters" / "how-to.md").read_text(encoding
 
 
 def test_its_code_runs():
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    first, second = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     space: dict = {}
-    exec(code, space)
+    exec(first, space)
     race = space["race"]
     assert race.step_size == 0.1 and race.optimizer == "sgd"
     assert set(race.frame()) == set(fit_race(step_size=0.1, optimizer="sgd").frame())
+    exec(second, space)
+    noise = space["noise"]
+    assert noise.wait(60) and "data" in noise._frame
+    noise.mend(space["my_model"])
+    assert noise.wait(60) and "Exact, by quadrature." in noise.frame()["basis"].item()
 
 
 def test_its_names_are_in_the_package():

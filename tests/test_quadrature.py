@@ -12,7 +12,7 @@ from vilib import (
     quadratic_cost, trapezoid,
 )
 
-from vilib.quadrature import box_nodes, exact_curvature
+from vilib.quadrature import box_nodes, exact_curvature, moments_at
 
 close = torch.testing.assert_close
 
@@ -155,3 +155,28 @@ def test_variances_at_every_sample_count_are_those_of_each():
             assert torch.equal(at[name][i], variance)
     assert torch.isnan(quadratic_cost().moments(q).variances_at((1,))["leave_one_out"]).all()
     assert torch.allclose(quadratic_cost().moments(gaussian(1.0, dim=3)).gradient, quadratic_cost().gradient(gaussian(1.0, dim=3))[[0, 3]])
+
+
+def test_the_best_q_is_the_same_by_either_rule():
+    start = MeanFieldGaussian(tensor(0.0), tensor(0.0))
+    by_trapezoid, elbo = best_gaussian(logistic_one_coefficient(), start)
+    by_hermite, also = best_gaussian(logistic_one_coefficient(), start, rule=gauss_hermite)
+    close(by_hermite.vector(), by_trapezoid.vector(), rtol=1e-7, atol=1e-7)
+    assert also == pytest.approx(elbo, abs=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_moments_at_the_nodes_of_a_rule_are_moments(dim):
+    q, f = mean_field(dim=dim), lambda z: -(z - 1).square().sum(-1) + z[..., 0].sin()  # noqa: E731
+    exact, there = moments(f, q, elbo=True), moments_at(f, q, *trapezoid(dim), elbo=True)
+    for name in ("gradient", "mean_f", "variance_f", "fs2", "f2s2", "path2", "stl2"):
+        assert getattr(exact, name).equal(getattr(there, name)), name
+
+
+def test_moments_at_draws_are_measured_in_any_dimension():
+    """f = ‖z‖² under N(0, 1) in five dimensions: f s has the mean 0 in μ, E f = 5, Var f = 10, and the path 2z the variance 4."""
+    eps = torch.randn(200_000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = moments_at(lambda z: z.square().sum(-1), gaussian(dim=5), eps, torch.full((200_000,), 1 / 200_000).double())
+    assert found.mean_f.item() == pytest.approx(5, abs=0.05) and found.variance_f.item() == pytest.approx(10, abs=0.3)
+    close(found.path2[:5], torch.full((5,), 4.0).double(), rtol=0.03, atol=0)
+    assert found.gradient.abs()[:5].max() < 0.03

@@ -50,7 +50,8 @@ EXPLORABLE = "vilib-explorable"
 #: The class of what lies below the first of them.
 LATER = "vilib-later"
 #: The modules that shape the pages and not the numbers in them.
-DRESS = tuple(PACKAGE / f"{name}.py" for name in ("book", "coverage", "addresses", "hosting", "notebooks", "plain_markdown"))
+DRESS = tuple(PACKAGE / f"{name}.py" for name in (
+    "book", "coverage", "docstrings", "reference_pages", "addresses", "hosting", "notebooks", "plain_markdown"))
 #: Written into the built site: the digest of all that it was made of (see `source_digest`).
 STAMP = ".made-of"
 
@@ -93,7 +94,8 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 def source_digest(root: Path) -> str:
     """Hash of all that the book in ``root`` is built from."""
     files = [root / n for n in ("_config.yml", "_toc.yml", "intro.md", "references.bib", "requirements.txt")]
-    files += (p for p in (root / "chapters").rglob("*") if ".ipynb_checkpoints" not in p.parts)
+    pages = (p for folder in ("chapters", "reference") for p in (root / folder).rglob("*"))
+    files += (p for p in pages if ".ipynb_checkpoints" not in p.parts)
     return _digest((p for p in [*files, *_package_files(root / "vilib")] if p.is_file()), root)
 
 
@@ -145,7 +147,7 @@ def _bundle_mathjax(target: Path) -> None:
     The stock ``tex-chtml.js`` carries a menu and an expression explorer: 262 kB gzipped where this is 163.
     """
     package = distribution("sphinx-mathjax-offline")
-    source = next(Path(package.locate_file(f)) for f in package.files if f.name == "startup.js").parent
+    source = next(Path(str(package.locate_file(f))) for f in package.files or () if f.name == "startup.js").parent
     script = target / "mathjax.js"
     startup, *others = MATHJAX_PARTS
     parts = [
@@ -241,7 +243,7 @@ class RoomForExplorables(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        later = []
+        later: list[nodes.Element] = []
         for raw in self.document.findall(nodes.raw):
             if f'class="{EXPLORABLE}' in raw.astext():
                 cell = raw.parent
@@ -294,7 +296,7 @@ def _images_later(app, body: str) -> str:
     """Have each picture fetched and drawn when it comes near the screen, into a place of its own size."""
     sources = {name: Path(app.srcdir) / source for source, (_, name) in app.env.images.items()}
 
-    def lazy(tag: re.Match) -> str:
+    def lazy(tag: re.Match[str]) -> str:
         return f'<img loading="lazy" decoding="async"{_svg_size(sources.get(Path(tag[2]).name))}{tag[1]}'
 
     return re.sub(r'<img((?:\s[^>]*?)?\ssrc="([^"]*)")', lazy, body)

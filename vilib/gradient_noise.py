@@ -16,7 +16,7 @@ from vilib.draws import per_draw
 from vilib.examples import Cost, Example
 from vilib.families import MeanFieldGaussian
 from vilib.nested import nested_study
-from vilib.quadrature import moments
+from vilib.quadrature import Moments, moments
 
 
 def alike(mu: float, omega: float, dim: int) -> MeanFieldGaussian:
@@ -62,12 +62,18 @@ class GradientNoise:
         return float(math.ceil(round(ratio**2 * variance_of_one / self.exact**2, 6)))
 
 
-def gradient_noise(f: Cost | Example, q: MeanFieldGaussian, eps: Tensor, estimators: Sequence[str]) -> dict[str, GradientNoise]:
+def gradient_noise(
+    f: Cost | Example, q: MeanFieldGaussian, eps: Tensor, estimators: Sequence[str], *, coordinate: int = 0,
+    of_one: Moments | None = None,
+) -> dict[str, GradientNoise]:
     """Name -> the noise of that estimator of ∂/∂mu[0] E_q[f], or of the ELBO where f is an Example, at S = 1, 2, 4, …
 
     q: without a batch; the D coordinates alike for a Cost, D at most 2 for an Example.
     eps: (S_max, R, D), as many replicates as R; estimates are made in its dtype, exact numbers in that of q.
     estimators: names of :func:`vilib.nested.nested_gradients`; of a Cost, sticking the landing is nan.
+    coordinate: of an Example, the place i of another ∂/∂mu[i].
+    of_one: the moments of f under q, P = 2D.  Those that were measured (:func:`vilib.quadrature.moments_at`) free an Example of its
+        limit on D; ``exact`` and ``variance`` are then measured too.
 
     >>> from vilib import normal, quadratic_cost
     >>> eps = normal(64, (500,), 1, generator=torch.Generator().manual_seed(0))
@@ -79,29 +85,30 @@ def gradient_noise(f: Cost | Example, q: MeanFieldGaussian, eps: Tensor, estimat
     counts = torch.tensor([2**k for k in range(len(eps).bit_length())])
     known = [name for name in estimators if posterior or name not in ("sticking_the_landing", "total_derivative")]
     drawn = q.with_vector(q.vector().to(eps.dtype))
-    estimates = nested_study(f, drawn, eps, known, elbo=posterior, sample_counts=counts.tolist(), coordinates=(0,))
-    of_one = moments(f, q, elbo=True) if posterior else f.moments(q)
-    exact, variances = of_one.gradient[0].item(), of_one.variances_at(counts.tolist())
+    estimates = nested_study(f, drawn, eps, known, elbo=posterior, sample_counts=counts.tolist(), coordinates=(coordinate,))
+    of_one = of_one or (f.moments(q) if isinstance(f, Cost) else moments(f, q, elbo=True))
+    exact, variances = of_one.gradient[coordinate].item(), of_one.variances_at(counts.tolist())
     gap = torch.full((len(counts), eps.shape[1]), math.nan)
     missing = GradientNoise(math.nan, counts, gap.to(eps), gap[:, 0].double())
     return {
-        name: GradientNoise(exact, counts, estimates[name][..., 0], variances[name][:, 0]) if name in known else missing
+        name: GradientNoise(exact, counts, estimates[name][..., 0], variances[name][:, coordinate]) if name in known else missing
         for name in estimators
     }
 
 
-def score_terms(f: Cost | Example, q: MeanFieldGaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
+def score_terms(f: Cost | Example, q: MeanFieldGaussian, eps: Tensor, coordinate: int = 0) -> tuple[Tensor, Tensor]:
     """Where the draws of one estimate fell, z[0], and what each adds to its sum, f ∂ log q/∂mu[0]: (S,) and (S,), float64.
 
-    The score-function estimate is the mean of the latter.  f and q as for :func:`gradient_noise`; eps: (S, D).
+    The score-function estimate is the mean of the latter.  f and q as for :func:`gradient_noise`, of any D; eps: (S, D);
+    coordinate: the place i of another z[i] and ∂/∂mu[i].
 
     >>> from vilib import quadratic_cost
     >>> z, added = score_terms(quadratic_cost(), alike(1.0, 0.0, 1), torch.tensor([[1.0], [-2.0]]))
     >>> z, added                                                                           # (1 + ε)² ε
     (tensor([ 2., -1.], dtype=torch.float64), tensor([ 4., -2.], dtype=torch.float64))
     """
-    draws = per_draw(f, q.with_vector(q.vector().to(eps.dtype)), eps, elbo=isinstance(f, Example), coordinates=(0,))
-    return draws.z[:, 0].double(), (draws.f * draws.score[:, 0]).double()
+    draws = per_draw(f, q.with_vector(q.vector().to(eps.dtype)), eps, elbo=isinstance(f, Example), coordinates=(coordinate,))
+    return draws.z[:, coordinate].double(), (draws.f * draws.score[:, 0]).double()
 
 
 def along_first_coordinate(f: Cost | Example, q: MeanFieldGaussian, z: Tensor) -> Tensor:

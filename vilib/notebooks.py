@@ -201,11 +201,11 @@ def gather(built: Path, target: Path, root: Path) -> list[Path]:
     for path, name in zip(found, made, strict=True):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target / name)
-    for name in BESIDE:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for own in BESIDE:
+        if (root / own).is_dir():
+            shutil.copytree(root / own, target / own, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
-            shutil.copy(root / name, target / name)
+            shutil.copy(root / own, target / own)
     listing = "\n".join(f"- [{_title(target / name)}]({name.as_posix()})" for name in made)
     (target / "README.md").write_text(README.format(listing=listing), encoding="utf8")
     return made

@@ -34,7 +34,7 @@ def markdown(body: str, *, page: str, site: str, runs: Sequence[Sequence[int]]) 
 
 def _anchors(soup: BeautifulSoup) -> dict[str, str]:
     """HTML id of a section -> the anchor that Jupyter gives its heading, for headings of plain words."""
-    found = {}
+    found: dict[str, str] = {}
     for section in soup.find_all("section"):
         heading = section.find(re.compile("^h[1-6]$"), recursive=False)
         if heading is not None and not heading.find(class_="math"):
@@ -43,7 +43,7 @@ def _anchors(soup: BeautifulSoup) -> dict[str, str]:
             if re.search(r"[()<>\[\]]", anchor):                                     # these end a link in Markdown
                 continue
             spans = [each["id"] for each in section.find_all("span", id=True, recursive=False)]
-            found |= dict.fromkeys([section.get("id"), *spans], anchor)
+            found |= dict.fromkeys(map(str, [section.get("id"), *spans]), anchor)
     return found
 
 

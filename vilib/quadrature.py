@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
+from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.families import Gaussian
 from vilib.models import evaluate, value_and_slope
-from vilib.types import LogJoint, ShapeError
+from vilib.types import Family, LogJoint, Q, ShapeError
 
+#: dim -> nodes ε (N, D) and weights (N,) that sum to one: an average over N(0, I).
 Rule = Callable[[int], tuple[Tensor, Tensor]]
 
 
@@ -62,7 +64,7 @@ def expectation(f: Callable[[Tensor], Tensor], q: Family, rule: Rule = trapezoid
     """
     q = _double(q)
     if not q.reparameterizable:
-        z = q.states()
+        z = cast(FactorizedBernoulli | FactorizedCategorical, q).states()
         return (q.log_prob(z).exp() * evaluate(f, z)).sum(0)
     eps, weights = _nodes(q, rule)
     return _average(evaluate(f, q.transform(eps)), weights)
@@ -175,7 +177,17 @@ def moments(f: Callable[[Tensor], Tensor], q: Gaussian, rule: Rule = trapezoid, 
     >>> moments(lambda z: z[..., 0] ** 2, q).variances()["score_function"].float()
     tensor([ 30., 136.])
     """
-    eps, weights = _nodes(q, rule)
+    return moments_at(f, q, *_nodes(q, rule), elbo=elbo)
+
+
+def moments_at(f: Callable[[Tensor], Tensor], q: Gaussian, eps: Tensor, weights: Tensor, *, elbo: bool = False) -> Moments:
+    """:func:`moments` as weighted sums over any ε (N, *R, D), weights (N,): of any dimension, measured if the ε are draws.
+
+    >>> from vilib import MeanFieldGaussian
+    >>> q = MeanFieldGaussian(torch.ones(1), torch.zeros(1))
+    >>> moments_at(lambda z: z[..., 0], q, torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([0.5, 0.5]).double()).mean_f.item()
+    1.0
+    """
     q = _double(q).detach()
     f_z, grad_z = value_and_slope(f, q.transform(eps))
     score = q.score_at(eps)
@@ -267,7 +279,8 @@ def posterior_density(log_joint: LogJoint, grid: Tensor, *more: Tensor) -> Tenso
     return torch.softmax(log_p.flatten(), 0).reshape(log_p.shape) / cell
 
 
-def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10, max_steps: int = 200) -> tuple[Gaussian, float]:
+def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10, max_steps: int = 200,
+                  rule: Rule = trapezoid) -> tuple[Gaussian, float]:
     """The q near q0 with the highest ELBO, that is the lowest KL(q ‖ posterior), and that ELBO in nats; D ≤ 2, no batch.
 
     Newton's method on the ELBO by quadrature, its curvature by central differences, taken negative so
@@ -281,14 +294,14 @@ def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10
     if q0.batch_shape:
         raise ShapeError(f"q0: one density without a batch, got batch shape {tuple(q0.batch_shape)}.")
     q0 = _double(q0).detach()
-    elbo = lambda vector: exact_elbo(log_joint, q0.with_vector(vector)).item()  # noqa: E731
-    slope = lambda vector: exact_gradient(log_joint, q0.with_vector(vector), elbo=True)  # noqa: E731
+    elbo = lambda vector: exact_elbo(log_joint, q0.with_vector(vector), rule).item()  # noqa: E731
+    slope = lambda vector: exact_gradient(log_joint, q0.with_vector(vector), rule, elbo=True)  # noqa: E731
     vector = q0.vector()
     value, gradient = elbo(vector), slope(vector)
     for _ in range(max_steps):
         if gradient.abs().max() < tolerance:
             break
-        curvature, axes = torch.linalg.eigh(exact_curvature(log_joint, q0.with_vector(vector), elbo=True))
+        curvature, axes = torch.linalg.eigh(exact_curvature(log_joint, q0.with_vector(vector), rule, elbo=True))
         step = axes @ (axes.mT @ gradient / curvature.abs().clamp_min(1e-6))
         step = step / max(1.0, step.abs().max().item() / 2)
         while elbo(vector + step) < value and step.abs().max() > 1e-14:
@@ -300,11 +313,11 @@ def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10
     return q0.with_vector(vector), value
 
 
-def _double(q: Family) -> Family:
+def _double(q: Q) -> Q:
     return q if q.vector().dtype == torch.float64 else q.with_vector(q.vector().double())
 
 
-def _nodes(q: Gaussian, rule: Rule) -> tuple[Tensor, Tensor]:
+def _nodes(q: Family, rule: Rule) -> tuple[Tensor, Tensor]:
     """ε (N, *R, D) and weights (N,), on q's device."""
     if q.dim > 2:
         raise ShapeError(f"q: quadrature reaches two dimensions, this q has {q.dim}; see additive_moments for sums.")

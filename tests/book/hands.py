@@ -2,6 +2,8 @@
 
 The root is `figure.vilib-explorable`. `data-frame` goes up with every drawn frame; controls are native and carry the
 control's name; every number that a reader reads stands in an `<output>` with its full precision in `data-value`.
+Live, `data-state` says how Python does: `computing` (for longer than a glance), `broken`, `stopped`, `gone` (the kernel), or
+nothing; before the first picture `data-ready` stays away, unless there are words in its place (`data-frame` is 0 then).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JupyterLab on this machine, and a notebook in it, for the tests and for `benchmarks/latency.py`."""
+"""JupyterLab and Notebook 7 on this machine, and a notebook in it, for the tests and for `benchmarks/latency.py`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
             "--LabApp.news_url=None",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             "--LabApp.expose_app_in_browser=True",
+            "--JupyterNotebookApp.expose_app_in_browser=True",  # the same server shows Notebook 7, at /notebooks/
             f"--LabApp.app_settings_dir={ROOT / 'binder'}",
         ],
         env=own,

@@ -33,11 +33,12 @@ from .core import (
 from .palette import INKS, ink, matplotlib_style
 from .picture import picture
 from .recording import Recording, record
+from .threads import checkpoint, stage
 from .widget import Explorable, recording_wanted
 
 __all__ = [
     "INKS", "Axis", "Band", "Bar", "Bars", "Choice", "Column", "Contour", "Definition", "Ellipse", "Explorable", "ExplorableError",
     "Gaussian", "Image", "Letters", "Line", "NewNoise", "Panel", "Play", "Point", "Precision", "Recording", "Rule", "Slider", "Stems",
-    "Switches", "Table", "ink", "level_rings", "matplotlib_style", "picture", "record",
-    "recording_wanted",
+    "Switches", "Table", "checkpoint", "ink", "level_rings", "matplotlib_style", "picture", "record",
+    "recording_wanted", "stage",
 ]

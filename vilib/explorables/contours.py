@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vilib import Marginal
+from vilib.own_posterior import Grid
 
 from .core import ExplorableError
 
@@ -43,7 +44,7 @@ def level_rings(
     walled = np.array(depth, dtype=float)
     walled[[0, -1]], walled[:, [0, -1]] = 1e6, 1e6
     lines = contour_generator(np.asarray(x), np.asarray(y), walled)
-    rings = [(level, ring) for level in sorted(levels, reverse=True) for ring in lines.lines(level)]
+    rings = [(level, np.asarray(ring)) for level in sorted(levels, reverse=True) for ring in lines.lines(level)]
     if len(rings) > num_rings:
         raise ExplorableError(f"the field has {len(rings)} level lines; allow num_rings={len(rings)}, or ask for fewer levels")
     u, v = np.full((2, num_rings, num_points + 1), np.nan)
@@ -69,3 +70,9 @@ def mass_rings(marginal: Marginal, sds: Sequence[float] = (2, 1)) -> tuple[np.nd
     depth = -marginal.probability.clamp_min(1e-300).log()
     depths = [marginal.depth(1 - math.exp(-r * r / 2)) for r in sds]
     return level_rings(marginal.x.numpy(), marginal.y.numpy(), depth.numpy(), depths, num_rings=len(depths))[:2]
+
+
+def rings_of(grid: Grid) -> np.ndarray:
+    """:func:`mass_rings` of a posterior of two unknowns, x and y in z."""
+    assert grid.marginal is not None
+    return grid.tril.numpy() @ np.stack(mass_rings(grid.marginal)) + grid.shift.numpy()[:, None]

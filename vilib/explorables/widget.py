@@ -2,16 +2,20 @@
 
 Every control is a trait with the control's name, so `link`, `observe` and `interact` know it and it sits
 in an `HBox` beside any other widget. The front end asks with a request number and waits for the frame
-that answers it before it asks again, so a drag never queues up work: the latest value wins.
+that answers it before it asks again, so a drag never queues up work: the latest value wins. Where `compute` may take long
+(`background=True`) a thread of its own works on it: the page shows how far it is, a new question ends the work on an old one, and
+Stop leaves the picture that was there.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, overload
 
 import anywidget
 import ipywidgets
@@ -21,6 +25,8 @@ import traitlets
 from .core import Control, Definition, ExplorableError, Frame, Panel, Precision, Switches, Table
 from .island import island_html
 from .recording import Recording, record
+from .threads import Worker
+from .trouble import what_happened
 
 RECORD = "VILIB_RECORD"  # set while the book is built: show the recorded form
 
@@ -46,6 +52,9 @@ class Explorable(anywidget.AnyWidget):
     Parameters are those of `vilib.explorables.core.Definition`, or a `Definition` alone. Each control is a
     trait: `explorable.sample_count = 64` moves the slider, and `explorable.observe(f, "sample_count")` hears it.
 
+    What `compute` raises is said in the picture, with what to do; the controls stay, and moving one tries again. `mend` puts
+    another `compute` in its place.
+
     Raises
     ------
     ExplorableError : see `Definition`; also a control whose name an ipywidget already uses (`layout`, `keys`).
@@ -67,6 +76,17 @@ class Explorable(anywidget.AnyWidget):
     _spec = traitlets.Dict().tag(sync=True)
     _request = traitlets.Int(0).tag(sync=True)
     _frame = traitlets.Dict().tag(sync=True)
+    _progress = traitlets.Dict().tag(sync=True)     # of a long answer: which one, what is done now, and its share
+
+    @overload
+    def __init__(self, name: Definition, **values: Any) -> None: ...
+
+    @overload
+    def __init__(
+        self, name: str, title: str, controls: tuple[Control, ...], compute: Callable[..., Mapping[str, Any]],
+        panels: tuple[Panel, ...], *, caption: str = "", table: Table | None = None,
+        precision: Mapping[str, Precision] | None = None, **values: Any,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -79,6 +99,7 @@ class Explorable(anywidget.AnyWidget):
         caption: str = "",
         table: Table | None = None,
         precision: Mapping[str, Precision] | None = None,
+        background: bool = False,
         **values: Any,
     ) -> None:
         if isinstance(name, Definition):
@@ -86,18 +107,22 @@ class Explorable(anywidget.AnyWidget):
         else:
             if compute is None:
                 raise ExplorableError("compute is missing; pass a function of the computed controls")
-            definition = Definition(name, title, tuple(controls), compute, tuple(panels), caption, table, precision or {})
+            definition = Definition(name, title, tuple(controls), compute, tuple(panels), caption, table, precision or {},
+                                    background)
         self.definition = definition
         taken = set(dir(Explorable)) | set(anywidget.AnyWidget.class_trait_names()) | set(vars(self))
         for control in definition.controls:
             if control.name in taken:
                 raise ExplorableError(f"control name {control.name!r} is taken by ipywidgets; choose another")
         building = recording_wanted()
+        self._one_at_a_time, self._asked_by_page, self._serial = threading.RLock(), False, 0
+        self._worker = Worker(self._work, self._stopped, self._tell) if definition.background else None
         super().__init__(
             _esm=_STUB if building else static_text("explorable.js") + _MODULE,
             _css="" if building else static_text("explorable.css"),
         )
-        self._answered: tuple[Any, ...] | None = None
+        self._answered: tuple[Any, ...] | None = None              # the settings that were answered last
+        self._asking: tuple[tuple[Any, ...], int] | None = None    # settings and request that are being answered
         self.add_traits(**{c.name: _trait(definition, c) for c in definition.controls})
         self._spec = definition.specification()
         for key, value in values.items():
@@ -106,8 +131,9 @@ class Explorable(anywidget.AnyWidget):
                                       f"those are {[c.name for c in definition.controls]}")
             setattr(self, key, value)
         if not building:
-            self._answer()
+            self._answer_at_first()
             self.observe(self._answer, [c.name for c in definition.computed] + ["_request"])
+            self.on_msg(self._hear)
 
     # -- what Python sees
 
@@ -144,21 +170,95 @@ class Explorable(anywidget.AnyWidget):
         traitlets.link((self, name), (widget, "value"))
         return widget
 
+    # -- when it takes long, and when it breaks
+
+    def mend(self, mended: Any) -> None:
+        """Compute with something else from now on, and answer again; controls and panels stay as they are.
+
+        mended: another `compute` with the same controls and channels. For an explorable of your own model, the model: in any form in
+        which the first one could come, or a dict from names to models for some of several.
+
+        Raises
+        ------
+        ExplorableError : a model with other coordinates, which needs another picture: make a new explorable.
+        """
+        with_model = getattr(self.definition.compute, "mended", None)
+        self.definition = replace(self.definition, compute=with_model(mended) if with_model else mended)
+        self._answered = self._asking = None
+        if not recording_wanted():
+            self._answer()
+
+    def stop(self) -> None:
+        """End what is being computed, if anything is, as the page's Stop button does; the last picture stays."""
+        if self._worker:
+            self._worker.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until the answer is there, at most `timeout` seconds; whether it is."""
+        return self._worker is None or self._worker.wait(timeout)
+
     # -- answering the front end
+
+    def _answer_at_first(self) -> None:
+        try:
+            self._answer()
+        except ExplorableError:
+            raise
+        except Exception:
+            pass  # it stands in the picture; `frame()` raises it
 
     def _answer(self, change: Any = None) -> None:
         """Send the frame for the present controls; called when one of them, or the request number, moves."""
         settings = tuple(getattr(self, c.name) for c in self.definition.computed)
-        if settings == self._answered and self._frame.get("request") == self._request:
+        settled = self._asking is None and settings == self._answered and self._frame.get("request") == self._request
+        if settled or self._asking == (settings, self._request):
             return
-        answers = {"request": self._request, "controls": self.values()}
+        self._serial += 1
+        question = {"serial": self._serial, "request": self._request, "controls": self.values()}
+        if self._worker:
+            self._tell((question, settings), "", None)
+            self._asking = settings, self._request
+            self._worker.ask((question, settings))
+        else:
+            self._work((question, settings), inform=not self._asked_by_page)
+
+    def _work(self, asked: tuple[dict[str, Any], tuple[Any, ...]], inform: bool = False) -> None:
+        """Compute the frame that was asked for and send it, or what went wrong instead."""
+        question, settings = asked
+        names = (c.name for c in self.definition.computed)
         try:
-            self._frame = answers | _packed(self.frame())
-            self._answered = settings
+            self._hand_over(question | _packed(self.definition.frame(**dict(zip(names, settings, strict=True)))), settings)
         except Exception as error:
-            self._answered = None
-            self._frame = answers | {"error": f"{type(error).__name__}: {error}"}
-            raise
+            self._hand_over(question | what_happened(error, self.definition.compute), None)
+            if inform:
+                raise
+
+    def _hand_over(self, packet: dict[str, Any], answered: tuple[Any, ...] | None) -> None:
+        with self._one_at_a_time:
+            if packet["serial"] == self._serial:
+                self._asking = None
+            self._frame, self._answered = packet, answered
+
+    def _stopped(self, asked: tuple[dict[str, Any], tuple[Any, ...]]) -> None:
+        self._hand_over(asked[0] | {"stopped": True}, None)
+
+    def _tell(self, asked: tuple[dict[str, Any], tuple[Any, ...]], words: str, share: float | None) -> None:
+        with self._one_at_a_time:
+            self._progress = {key: asked[0][key] for key in ("serial", "request")} | {"words": words, "share": share}
+
+    def _hear(self, widget: Any, content: Any, buffers: Any) -> None:
+        """The page's Stop button; one pressed for an earlier question comes too late."""
+        if content.get("stop") == self._serial:
+            self.stop()
+
+    def set_state(self, sync_data: Any) -> None:
+        """What the page says; a worker does not speak in between."""
+        with self._one_at_a_time:
+            self._asked_by_page = True
+            try:
+                super().set_state(sync_data)
+            finally:
+                self._asked_by_page = False
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -178,10 +278,10 @@ def _packed(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _trait(definition: Definition, control: Control) -> traitlets.TraitType:
+def _trait(definition: Definition, control: Control) -> traitlets.TraitType[Any, Any]:
     """A synced trait that takes just what `control` offers."""
 
-    class Offered(traitlets.TraitType):
+    class Offered(traitlets.TraitType[Any, Any]):
         info_text = f"a value that {control.name} offers"
 
         def validate(self, obj: Any, value: Any) -> Any:

@@ -1,36 +1,33 @@
 """advi-lab: what do the choices of an ADVI fit change?
 
 One climb of 300 steps from a start that is bad on purpose, in units of its widths: family, draws a step, optimiser, step size,
-tempering. q is drawn on the scale of the model's own parameters, over the reference posterior. Its moments there are exact; its
-ELBO along the way comes from 100 draws at a time, that of the last q and its k̂ from 1,000.
+tempering. q is drawn on the scale of the model's own parameters, over the reference posterior. Its moments there are exact, to the
+digits that the table shows; its ELBO along the way comes from 100 draws at a time, that of the last q and its k̂ from 1,000.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from vilib import Fit, FullRankGaussian, MeanFieldGaussian, adagrad, adam, rmsprop
-from vilib.bad_starts import Beside, bad_starts, beside_reference
-from vilib.side_by_side import every_choice, rising_power
+from vilib import Fit
+from vilib.bad_starts import bad_starts, beside_reference, in_a_table
+from vilib.families import Gaussian as GaussianFamily
+from vilib.side_by_side import every_choice
 
 from ..contours import mass_rings
-from ..core import (
-    Axis, Band, Choice, Column, Contour, Definition, Ellipse, Gaussian, Line, Panel, Play, Precision, Rule, Slider, Table,
-)
+from ..core import Axis, Choice, Column, Contour, Definition, Ellipse, Gaussian, Line, Panel, Play, Precision, Slider, Table
 from ..threads import one_thread
 from ..widget import Explorable
+from .own import of_the_book
+from .own_lab import (
+    DRAWS, FAMILIES, KEPT, LAST, OPTIMIZERS, SIZES, STEPS, TEMPERING, climbs, labels, own_advi_lab, verdict,
+)
 
-STEPS, DRAWS, LAST = 300, 100, 1000                           # draws for an ELBO along the way, and for the last
-KEPT = tuple(sorted({round(STEPS * (i / 12) ** 2) for i in range(13)}))
-SIZES = (0.03, 0.1, 0.3)
-FAMILIES = {"mean": ("mean field", MeanFieldGaussian), "full": ("full rank", FullRankGaussian)}
-OPTIMIZERS = {"adagrad": ("AdaGrad", adagrad), "rmsprop": ("RMSProp", rmsprop), "adam": ("Adam", adam)}
-TEMPERING = {"off": ("off, β = 1", lambda step: 1.0), "on": ("on, β rises to 1", rising_power(0.05, 100))}
 LABS = bad_starts()
 #: model → label, and the axes of the two parameters shown
 MODELS = {
@@ -38,12 +35,12 @@ MODELS = {
     "centred": ("kidiq, centred", Axis("β₀ + β₁ · mean IQ", (73, 92)), Axis("β₁", (0.2, 0.85))),
     "coin": ("a coin, 6 heads in 10", Axis("θ", (0, 1)), Axis("density", (0, 6))),
     "schools": ("eight schools", Axis("mu", (-14, 20)), Axis("tau", (0, 16))),
-    "mixture": ("two-component mixture", Axis("μ₁", (-3.0, -2.3)), Axis("μ₂", (2.1, 3.2))),
+    "mixture": ("two-component mixture", Axis("mu₁", (-3.0, -2.3)), Axis("mu₂", (2.1, 3.2))),
 }
 
 
 @lru_cache(maxsize=32)
-def _fits(model: str, family: str, draws: int) -> Fit:
+def _fits(model: str, family: str, draws: int) -> Fit[GaussianFamily]:
     """All 18 fits: optimiser, tempering, step size."""
     return every_choice(
         LABS[model].example, LABS[model].q0(FAMILIES[family][1]), optimizers=[make for _, make in OPTIMIZERS.values()],
@@ -72,23 +69,14 @@ def compute(model: str, family: str, draws: int, optimizer: str, step_size: floa
     low, high = ((seen.elbo + sign * 2 * seen.error).clamp_min(best - 99).numpy() for sign in (-1, 1))
     curve, ellipse = (seen.in_z[:, columns].T.flatten().numpy() for columns in ([0, 2], slice(None)))
     curve, ellipse = (curve, ellipse * np.nan) if model == "coin" else (curve * np.nan, ellipse)
-    moments = {f"{name}_{row}": getattr(seen, name)[:, i].numpy()
-               for name in ("mean", "sd", "off", "ratio") for i, row in enumerate("xy")}
+    moments = {f"{name}_{row}": values[:, i].numpy() for name, values in in_a_table(lab, seen).items() for i, row in enumerate("xy")}
     return _reference(model) | moments | {
         "q_curve": curve, "q_ellipse": ellipse, "steps": np.array(KEPT, dtype=float), "best": best, "one": 1.0,
         "elbo": seen.elbo.numpy(), "error": seen.error.numpy(), "low": low, "high": high, "gap": seen.gap,
         "gap_error": seen.spread / LAST**0.5, "k_hat": seen.k_hat if abs(seen.k_hat) < 100 else math.nan,
         "elbo_range": np.array([best - 12.0, best + 2.0]).round(), "across": MODELS[model][1].label,
-        "up": f"up: {MODELS[model][2].label}", "verdict": _verdict(seen),
+        "up": f"up: {MODELS[model][2].label}", "verdict": verdict(seen),
     }
-
-
-def _verdict(seen: Beside) -> str:
-    if not seen.gap < min(0.05 + 2 * seen.spread / LAST**0.5, 0.5):
-        return "It has not arrived." if seen.gap < 100 else "Its steps threw it out."
-    narrow = ", and a width is less than half of the reference's all the same: the family's doing, not the fit's."
-    alike = " All its weights are much alike, so this k̂ means little."
-    return "It has arrived" + (narrow if seen.narrowest < 0.5 else ".") + (alike if seen.spread < 0.3 else "")
 
 
 def _plane(model: str) -> Panel:
@@ -101,28 +89,17 @@ def _plane(model: str) -> Panel:
     return Panel(model, "q over the reference", x, y, marks, 0, note=note, when={"model": model})
 
 
-def _climbs() -> tuple[Panel, Panel]:
-    steps = lambda label: Axis(label, (0, STEPS), "sqrt", (0, 25, 100, 225, 300))  # noqa: E731
-    so_far = lambda y, **style: Line(x="steps", y=y, ink="q", until="step", **style)  # noqa: E731
-    now, best = Rule(x="steps", at="step", ink="muted"), Rule(y="best", ink="target", label="best q of this family")
-    return (
-        Panel("elbo", "ELBO, from 100 draws a time", steps(""), Axis("nats", "elbo_range"),
-              (Band(x="steps", low="low", high="high", ink="q"), so_far("elbo"), best, now), 1, 1.2),
-        Panel("widths", "sd of q ÷ sd of the reference", steps("step (square-root scale)"), Axis("", (0.05, 20), "log"),
-              (Rule(y="one", ink="target"), so_far("ratio_x"), so_far("ratio_y", dashed=True), now), 1,
-              note="solid: across, dashed: up"),
-    )
-
-
-def advi_lab(models: Sequence[str] = tuple(LABS), **values: object) -> Explorable:
+def advi_lab(models: Any = tuple(LABS), **values: Any) -> Explorable:
     """What do the choices of an ADVI fit change?
 
-    models : which of `raw`, `centred`, `schools`, `mixture`, `coin` to offer.
+    models : which of `raw`, `centred`, `schools`, `mixture`, `coin` to offer; or a model of your own, or a dict of several, with the
+        options that `own.own_models` names.
     values : where controls stand at first: `model`, `family`, `draws`, `optimizer`, `step_size`, `tempering`, `step`.
     Raises KeyError (an unknown model), ExplorableError and TraitError (a value that is not offered).
     """
+    if not of_the_book(models):
+        return own_advi_lab(models, **values)
     step, relative = lambda *size: Precision(*size), lambda share: Precision(relative=share)  # noqa: E731
-    labels = lambda options: {key: option[0] for key, option in options.items()}  # noqa: E731
     definition = Definition(
         name="advi-lab", title="What do the choices of an ADVI fit change?",
         controls=(
@@ -131,20 +108,21 @@ def advi_lab(models: Sequence[str] = tuple(LABS), **values: object) -> Explorabl
             Choice("optimizer", "optimiser", labels(OPTIMIZERS), "adam"), Slider("step_size", "step size", SIZES, 0.1, ".2f"),
             Choice("tempering", "tempering", labels(TEMPERING), "off"), Play("step", "step", "steps", len(KEPT), len(KEPT) - 1),
         ),
-        compute=compute, panels=(*(_plane(model) for model in LABS if model in models), *_climbs()),
+        compute=compute, panels=(*(_plane(model) for model in LABS if model in models), *climbs()),
         caption="Across: {across}, {up}. After {step} steps the ELBO is {elbo@step:.2f} ± {error@step:.2f}. The last q is "
                 "{gap:.2f} ± {gap_error:.2f} nats below the best of its family, with k̂ = {k_hat:.2f}. {verdict}",
         table=Table({"x": "across", "y": "up"}, (
             Column("mean of q", "mean_{row}", ".4g", "step"), Column("sd of q", "sd_{row}", ".3g", "step"),
             Column("reference mean", "known_mean_{row}", ".4g"), Column("reference sd", "known_sd_{row}", ".3g"),
-            Column("mean off by", "off_{row}", ".2f", "step", "in reference sds"),
+            Column("mean off by", "off_{row}", ".1f", "step", "in reference sds"),
             Column("sd ÷ reference sd", "ratio_{row}", ".2f", "step"),
         )),
         precision={
             "q_*": relative(0.0005), "ring_mass": step(1), "ring_*": relative(0.0001), "curve_*": step(0.002),
             "elbo_range": step(), "best": step(), "one": step(), "steps": step(1), "elbo": step(0.02), "low": step(0.1),
-            "high": step(0.1), "off_*": step(0.02), "known_*": step(), "error": relative(0.05), "gap": step(0.01),
-            "gap_error": relative(0.02), "k_hat": step(0.01), "mean_*": relative(0.0005), "*": relative(0.01),
+            "high": step(0.1), "off_*": step(0.1), "known_*": step(), "error": relative(0.05), "gap": step(0.01),
+            "gap_error": relative(0.02), "k_hat": step(0.01), "mean_*": relative(4.9e-5), "sd_*": relative(4.9e-4),
+            "ratio_*": step(0.01), "*": relative(0.01),
         },
     )
     return Explorable(definition, **values)

@@ -8,48 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from vilib import adagrad, adam, leave_one_out, pathwise, rmsprop, robbins_monro, score_function, sgd, sticking_the_landing
-from vilib.race import Field, field_of, race
+from vilib.race import Field, field_of, races
 from vilib.race_tracks import RHO, tracks
 
 from ..core import (
     Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table,
 )
 from ..threads import one_thread
-from ..widget import Explorable
+from ..widget import Explorable, recording_wanted
+from .own import of_the_book
+from .own_race import ESTIMATORS, LABELS, OPTIMIZERS, own_fit_race
 
 FITS, STEPS, STEP_SIZES = 32, 400, (0.03, 0.1, 0.3)
 #: The steps that are kept: dense at first, where most happens. They lie evenly on a square-root axis.
 KEPT = sorted({round(STEPS * (i / 25) ** 2) for i in range(26)})
 CLOSE, FLOOR = 0.01, 200.0  # nats; how far below the best an ELBO is followed down
-#: key → (estimator, label); the key is also its ink.
-ESTIMATORS = {"score": (score_function, "score function"), "control": (leave_one_out, "score + leave-one-out"),
-              "pathwise": (pathwise, "pathwise"), "stl": (sticking_the_landing, "sticking the landing")}
-LABELS = {key: label for key, (_, label) in ESTIMATORS.items()}
-#: key → (label, factory)
-OPTIMIZERS = {"sgd": ("SGD, Robbins–Monro", lambda step_size: sgd(step_size, robbins_monro(0.7, 50.0))),
-              "rmsprop": ("RMSProp", rmsprop), "adagrad": ("AdaGrad", adagrad), "adam": ("Adam", adam)}
 TARGETS = tracks()
 
 
 @lru_cache(maxsize=64)
-def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, on the same noise."""
-    here, climb = TARGETS[target], OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
-    return race({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
-                seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)
+def _fits(target: str, optimizers: tuple[str, ...], sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """λ at the kept steps, (T, K, 3, 32, P), and which fits failed: optimisers, step sizes and seeds in one batch, on the same noise."""
+    here, climbs = TARGETS[target], [OPTIMIZERS[name][1](torch.tensor(STEP_SIZES).unsqueeze(-1)) for name in optimizers]
+    return races({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
+                 climbs, seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT)
 
 
 @lru_cache(maxsize=256)
 def _fields(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Field, torch.Tensor]]:
     """For each estimator, what is exactly true of the fits of one step size, and which failed."""
-    here, options = TARGETS[target], {"num_samples": sample_count, "nats": CLOSE, "table": TARGETS[target].table}
-    return {key: (field_of(here.example, path[:, at], KEPT, ESTIMATORS[key][0].__name__, **options), failed[at])
-            for key, (path, failed) in _fits(target, optimizer, sample_count).items()}
+    here, which = TARGETS[target], (*OPTIMIZERS,) if recording_wanted() else (optimizer,)  # a recording asks for all, a reader for one
+    place, look = (which.index(optimizer), at), {"num_samples": sample_count, "nats": CLOSE, "table": here.table}
+    return {key: (field_of(here.example, path[(slice(None), *place)], KEPT, ESTIMATORS[key][0].__name__, **look), failed[place])
+            for key, (path, failed) in _fits(target, which, sample_count).items()}
 
 
 @lru_cache(maxsize=8)
@@ -113,14 +109,17 @@ def _panels(targets: Sequence[str]) -> tuple[Panel, ...]:
     )
 
 
-def fit_race(targets: Sequence[str] = tuple(TARGETS), **values: object) -> Explorable:
+def fit_race(targets: Any = tuple(TARGETS), **values: Any) -> Explorable:
     """What does gradient noise do to the fit?
 
-    targets : which of `logistic`, `correlated`, `mixture` to offer. Fewer make a smaller page.
+    targets : which of `logistic`, `correlated`, `mixture` to offer, fewer make a smaller page; or a model of your own, or a dict of
+        several, with the options that `own.own_models` names.
     values : where controls stand at first: `sample_count`, `step_size`, `optimizer`, `target`, `seed`, `estimators`, `step` (an index
         into the kept steps).
     Raises KeyError (an unknown target), ExplorableError and TraitError (a value that is not offered).
     """
+    if not of_the_book(targets):
+        return own_fit_race(targets, **values)
     own, step = {key: key for key in LABELS}, lambda size: Precision(step=size)
     definition = Definition(
         name="fit-race", title="What does gradient noise do to the fit?",

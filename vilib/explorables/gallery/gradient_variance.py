@@ -6,8 +6,8 @@ exact gradient and the exact variance. One evaluation of f at each draw serves t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,14 @@ from vilib.gradient_noise import GradientNoise, alike, along_first_coordinate, g
 from ..core import Axis, Bars, Choice, Column, Definition, Line, NewNoise, Panel, Point, Precision, Rule, Slider, Stems, Switches, Table
 from ..threads import one_thread
 from ..widget import Explorable
+from .own import of_the_book
+from .own_noise import ESTIMATORS, own_gradient_variance
 
 REPLICATES, SHOWN_DRAWS, BINS = 500, 64, 51
 SAMPLE_COUNTS = tuple(2**k for k in range(13))
 #: Two ordinary draws of noise, then one that holds a draw more than four σ out: the tail that a score function fears.
 NOISES = (1, 2, 0)
 
-#: key → (what vilib calls it, label, label where there is little room); the key is also its ink.
-ESTIMATORS = {"score": ("score_function", "score function", "score function"),
-              "control": ("leave_one_out", "score + leave-one-out", "leave-one-out"),
-              "pathwise": ("pathwise", "pathwise", "pathwise"),
-              "stl": ("sticking_the_landing", "sticking the landing", "sticking")}
 #: key → (label, f, number of dimensions, range of f in the picture)
 COSTS = {"quadratic": ("f(z) = z²", quadratic_cost(0.0), 1, (0.0, 16.0)),
          "quadratic_10": ("f(z) = ‖z‖², ten dimensions", quadratic_cost(0.0), 10, (0.0, 60.0)),
@@ -50,7 +47,7 @@ def _noise(seed: int, dim: int) -> torch.Tensor:
 @lru_cache(maxsize=64)
 def _studied(cost: str, mu: float, log_sigma: float, seed: int) -> tuple[dict[str, GradientNoise], torch.Tensor, torch.Tensor]:
     """What each estimator makes of ∂/∂μ₁ at every S; where replicate 0's draws fell and what each adds to the sum."""
-    _, f, dim, _ = COSTS[cost]
+    f, dim = COSTS[cost][1:3]
     q, eps = alike(mu, log_sigma, dim), _noise(seed, dim)
     noise = gradient_noise(f, q, eps, [name for name, *_ in ESTIMATORS.values()])
     return noise, *score_terms(f, q, eps[:SHOWN_DRAWS, 0])
@@ -86,7 +83,7 @@ def compute(sample_count: int, cost: str, mu: float, log_sigma: float, seed: int
             f"needed_{key}": one.draws_for(10.0), f"exact_{key}": one.exact,
         }
     verdict = NO_SIGNAL if abs(exact) < 1e-9 else NEEDED + NOISIER * bool(path.variance[-1] > score.variance[-1])
-    return frame | {"outside": f"{outside} of the estimates lie beyond the axis" if outside else "", "verdict": verdict}
+    return frame | {"outside": f"{outside} beyond the axis" if outside else "", "verdict": verdict}
 
 
 def _panels() -> tuple[Panel, ...]:
@@ -111,13 +108,15 @@ def _panels() -> tuple[Panel, ...]:
     )
 
 
-def gradient_variance(costs: Sequence[str] = tuple(COSTS), **values: object) -> Explorable:
+def gradient_variance(costs: Any = tuple(COSTS), **values: Any) -> Explorable:
     """How noisy is one gradient, and what do more draws buy?
 
-    costs : which of `quadratic`, `quadratic_10`, `cosine`, `bump`, `logistic` to offer. Fewer make a smaller page.
+    costs : which of `quadratic`, `quadratic_10`, `cosine`, `bump`, `logistic` to offer; or a model of your own: see `own.own_models`.
     values : where controls stand at first: `sample_count`, `cost`, `mu`, `log_sigma`, `seed`, `estimators`.
-    Raises KeyError (an unknown cost), ExplorableError and TraitError (a value that is not offered).
+    Raises KeyError (an unknown cost), ExplorableError and TraitError (a value that is not offered), VilibError (what is no model).
     """
+    if not of_the_book(costs):
+        return own_gradient_variance(costs, **values)
     labels = {key: label for key, (_, label, _) in ESTIMATORS.items() if key != "stl" or "logistic" in costs}
     definition = Definition(
         name="gradient-variance", title="How noisy is one gradient, and what do more draws buy?",

@@ -516,7 +516,8 @@ globalThis.vilibExplorables ??= (() => {
         <button type="button" name="reset" title="Back to the start">${icon("reset")}<span>Reset</span></button>
         ${this.mode === "recorded" ? `<button type="button" name="copy" title="Copy a link to what you see">${icon("link")}<span>Copy link</span></button>` : ""}
         <button type="button" name="fullscreen" aria-pressed="false" title="Full screen">${icon("full")}<span>Full screen</span></button></div></div>
-        <div class="vl-controls"></div><div class="vl-panels"></div><div class="vl-time"></div><div class="vl-table"></div>
+        <div class="vl-controls"></div><div class="vl-status" hidden><div><span></span><progress max="1"></progress>
+        <button type="button" name="stop">Stop</button></div></div><div class="vl-panels"></div><div class="vl-time"></div><div class="vl-table"></div>
         <figcaption aria-live="polite"></figcaption>`;
       this.body = body;
       this.inputs = {};
@@ -679,6 +680,33 @@ globalThis.vilibExplorables ??= (() => {
       this.frame = frame;
       this.showControls();
       this.draw();
+    }
+
+    /** Words in place of the caption until the next frame; `state` is computing, broken, stopped, gone, or "" for all is well. */
+    say(words, state) {
+      this.notice = words;
+      this.root.dataset.state = state;
+      if (this.frame) this.draw();
+      else if (words) { // there is no picture yet, but there are controls
+        this.body.querySelector("figcaption").textContent = words;
+        Object.assign(this.root.dataset, { frame: this.drawn, ready: "true" });
+        this.showControls();
+      }
+    }
+
+    /** Python is at work: for how long, on what, and how far it is; `stop` ends that. Without words it is at work no more. */
+    busy(words, share, stop) {
+      const bar = this.body.querySelector(".vl-status");
+      bar.hidden = !words;
+      this.root.classList.toggle("vl-busy", Boolean(words));
+      if (!words) return;
+      bar.querySelector("span").textContent = words;
+      const progress = bar.querySelector("progress");
+      progress.setAttribute("aria-label", words);
+      if (share === null || share === undefined) progress.removeAttribute("value"); else progress.value = share;
+      const button = bar.querySelector("button");
+      button.hidden = !stop;
+      button.onclick = stop;
     }
 
     /** Show the panels that apply; true if that changed the layout. */
@@ -874,6 +902,10 @@ globalThis.vilibExplorables ??= (() => {
     root.vilibView = view;
   }
 
+  /** Milliseconds until a reader is told that Python is at work, and until silence is remarked upon. */
+  const SOON = 300, SILENCE = 10000;
+  const GONE = "The kernel was restarted: run the cell again. Nothing answers these controls any more.";
+
   /** The live form: a kernel answers. One question at a time; the latest values win. */
   function render({ model, el }) {
     const root = document.createElement("figure");
@@ -883,7 +915,8 @@ globalThis.vilibExplorables ??= (() => {
     el.append(root);
     const names = spec.controls.map((c) => c.name);
     const modelValues = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
-    let waiting = 0, pending = null, busy = 0, request = model.get("_request");
+    let waiting = 0, pending = null, request = model.get("_request"), gone = false;
+    let since = 0, clock = 0, progress = null, stopping = false;
     let pushing = false;
     const push = (values) => { // our own changes come back as events at once, one by one: not news
       pushing = true;
@@ -895,36 +928,85 @@ globalThis.vilibExplorables ??= (() => {
       waiting = ++request;
       model.set("_request", request);
       model.save_changes();
-      clearTimeout(busy);
-      busy = setTimeout(() => root.classList.add("vl-busy"), 150);
+      waits();
     };
     const ask = (values, _view, quiet, onlyView) => {
+      if (gone) { view.say(GONE, "gone"); return; }
       if (quiet) return;
       if (onlyView && !waiting) { push(values); model.save_changes(); return; }
-      if (waiting) pending = { ...values }; else send(values);
+      if (waiting && !long()) pending = { ...values }; else send(values);
     };
     const view = new View(root, spec, modelValues(), ask, "live");
+    /** Python has been at work for more than a glance: its answer is not waited for before the next question. */
+    const long = () => Boolean(progress) && performance.now() - since >= SOON;
+    /** From the question on, until `rests`: what is shown while Python computes, once that takes longer than a glance. */
+    const waits = () => {
+      if (!clock) { since = performance.now(); clock = setTimeout(tick, SOON); }
+    };
+    const rests = () => {
+      clearTimeout(clock);
+      [waiting, clock, progress, stopping] = [0, 0, null, false];
+      view.busy("");
+    };
+    const tick = () => {
+      if (!root.isConnected) { clock = 0; return; }
+      if (pending && long()) { const next = pending; pending = null; send(next); }
+      const seconds = Math.max(1, Math.round((performance.now() - since) / 1000));
+      const doing = stopping ? "stopping after this piece" : progress && progress.words;
+      const silent = !progress && seconds * 1000 >= SILENCE ? ". No word from Python yet: it is busy with another cell, or the kernel was restarted; then run this cell again" : "";
+      view.busy(`Computing: ${seconds} s${doing ? `, ${doing}` : ""}${silent}`, progress && progress.share, progress && !stopping && stop);
+      root.dataset.state = "computing";
+      clock = setTimeout(tick, 500);
+    };
+    const stop = () => {
+      stopping = true;
+      model.send({ stop: progress.serial });
+      clearTimeout(clock);
+      tick();
+    };
+    /** Python says that it is at work on a question, perhaps one that nobody here asked. */
+    const hear = () => {
+      const news = model.get("_progress"), frame = model.get("_frame");
+      if (gone || !news || news.serial === undefined || (frame && frame.serial >= news.serial) || news.request < waiting) return;
+      if (progress && progress.serial !== news.serial) stopping = false;
+      request = Math.max(request, news.request);
+      progress = news;
+      waits();
+      if (long()) { clearTimeout(clock); tick(); }
+    };
     const take = () => {
       const packet = model.get("_frame");
       if (!packet || packet.request === undefined) return;
-      if (packet.request >= waiting) { waiting = 0; clearTimeout(busy); root.classList.remove("vl-busy"); }
+      gone = false; // who speaks is there
+      const answered = packet.request >= waiting && !(progress && progress.serial > packet.serial);
       request = Math.max(request, packet.request);
+      if (answered) rests();
       if (pending) { const next = pending; pending = null; send(next); return; }
-      if (waiting) return; // an answer to an earlier question
-      view.notice = packet.error ? `Python stopped: ${packet.error}` : "";
-      if (packet.error) { if (view.frame) view.draw(); else root.querySelector("figcaption").textContent = view.notice; return; }
+      if (!answered) return; // an answer to an earlier question
+      if (packet.stopped) return view.say(view.frame ? "Stopped. The picture is still the last one that was finished; move a control to go on." : "Stopped before the first picture. Move a control to go on.", "stopped");
+      if (packet.error) {
+        const what = `Python stopped: ${packet.error}${packet.where ? `, at ${packet.where}` : ""}`, still = view.frame ? "The picture is still the last one that could be drawn." : "";
+        return view.say([what + (/[.!?]$/.test(what) ? "" : "."), still, packet.advice].filter(Boolean).join(" "), "broken");
+      }
+      view.notice = "";
+      root.dataset.state = "";
       follow(); // Python may have moved a control while it was asked about another
       root.dataset.answers = JSON.stringify(packet.controls);
       view.show(unpack(packet));
     };
     const follow = () => { if (!pushing && !waiting && !pending) { const values = modelValues(); if (names.some((n) => String(values[n]) !== String(view.values[n]))) view.set(values, true); } };
-    model.on("change:_frame", take);
+    /** The kernel was restarted, or shut down: nobody will answer any more. */
+    const lose = () => { gone = true; rests(); pending = null; view.say(GONE, "gone"); };
+    const heard = { "change:_frame": take, "change:_progress": hear, "comm:close": lose, comm_live_update: lose };
+    Object.entries(heard).forEach(([what, act]) => model.on(what, act));
     names.forEach((name) => model.on(`change:${name}`, follow));
     view.resize();
     take();
+    hear();
     root.vilibView = view;
     return () => {
-      model.off("change:_frame", take);
+      rests();
+      Object.entries(heard).forEach(([what, act]) => model.off(what, act));
       names.forEach((name) => model.off(`change:${name}`, follow));
       view.dispose();
     };
