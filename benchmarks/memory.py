@@ -15,7 +15,10 @@ import json
 import re
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import nbformat
@@ -46,10 +49,21 @@ def of_a_kernel(path: Path) -> int:
 
 
 def of_the_server() -> int:
-    """Bytes of a JupyterLab server with one kernel, without the kernel's."""
+    """Bytes of a JupyterLab server that has shown its page and started one kernel, without the kernel's."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home, jupyter_lab(Path(folder), Path(home)) as address:
-        asked = urllib.request.Request(f"{address}/api/kernels", json.dumps({"name": "python3"}).encode(), method="POST")
-        urllib.request.urlopen(asked, timeout=60).close()
+        cookies = CookieJar()
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+        for patience in range(60, -1, -1):                                          # it says that it runs before it listens
+            try:
+                browser.open(f"{address}/lab", timeout=60).close()
+                break
+            except urllib.error.URLError:
+                if not patience:
+                    raise
+                time.sleep(0.5)
+        key = next(cookie.value for cookie in cookies if cookie.name == "_xsrf")
+        asked = urllib.request.Request(f"{address}/api/kernels", json.dumps({"name": "python3"}).encode(), {"X-XSRFToken": key})
+        browser.open(asked, timeout=60).close()
         server = next(p for p in psutil.Process().children() if "jupyterlab" in " ".join(p.cmdline()))
         return server.memory_info().rss
 
