@@ -16,10 +16,11 @@ READY := $(VENV)/.ready
 INDEX := $(CURDIR)/_build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve budget bench clean env
+.PHONY: help book notebooks test lab serve budget bench clean env
 
 help:
 	@echo 'make book    build the book; the last line says where it is'
+	@echo 'make notebooks   the chapters as plain .ipynb, with what they need, in _build/notebooks'
 	@echo 'make test    run every test, in a browser too'
 	@echo 'make lab     open the chapters as notebooks in JupyterLab'
 	@echo 'make serve   serve the built book at http://127.0.0.1:$(PORT)'
@@ -48,6 +49,10 @@ $(READY): requirements.txt pyproject.toml binder/overrides.json binder/jupyter_s
 book: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo $(INDEX)
+
+# A folder that can be a repository of its own: Binder, Colab and nbgitpuller open what the workflow publishes of it.
+notebooks: book
+	$(BIN)/python -m vilib.notebooks _build/html _build/notebooks
 
 test: book
 	$(BIN)/python tests/book/chromium.py

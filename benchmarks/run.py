@@ -208,6 +208,7 @@ def cold_process(quick: bool, repeats: int) -> dict:
     commands |= {peer: [sys.executable, str(HERE / "peers" / f"{file}.py"), "cold"] for peer, file in files.items()}
     commands["import vilib"] = [sys.executable, "-c", "import vilib"]
     environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(HERE.parent)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)            # installed packages are compiled once; so be vilib
     seconds = {peer: [] for peer in commands}
     answers = {}
     for repeat in range(repeats + 1):

@@ -1,13 +1,15 @@
 """Short names for what the tests of the maths core say often."""
 
 import inspect
+import math
 
+import pytest
 import torch
 from torch.distributions import constraints
 
 from vilib import (
     FactorizedBernoulli, FactorizedCategorical, FullRankGaussian, MeanFieldGaussian, Model, NotFactorized,
-    NotReparameterizable, constant_baseline, estimators, score_function_with,
+    NotReparameterizable, constant_baseline, estimators, expectation, normal, score_function_with,
 )
 
 
@@ -23,6 +25,21 @@ def gaussian(mu=0.0, omega=0.0, dim: int = 1) -> MeanFieldGaussian:
     """The mean-field q whose D coordinates are all alike, float64."""
     full = lambda x: torch.full((dim,), float(x), dtype=torch.float64)  # noqa: E731
     return MeanFieldGaussian(full(mu), full(omega))
+
+
+def q_of(mu: float, sigma: float) -> MeanFieldGaussian:
+    """N(μ, σ²), float64."""
+    return gaussian(mu, math.log(sigma))
+
+
+def of_epsilon(g) -> float:
+    """E[g(ε)], ε standard normal."""
+    return expectation(lambda z: g(z[..., 0]), gaussian()).item()
+
+
+def by_mu(variances: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Of each estimator, the variance of its first parameter."""
+    return {name: value[0].item() for name, value in variances.items()}
 
 
 def mean_field(*batch: int, dim: int = 2, dtype=torch.float64, seed: int = 1) -> MeanFieldGaussian:
@@ -57,6 +74,10 @@ FAMILIES = {"mean-field": mean_field, "full-rank": full_rank}
 DISCRETE = {"Bernoulli": bernoulli, "categorical": categorical}
 EVERY_FAMILY = FAMILIES | DISCRETE
 
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+every_batch = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
 #: Every public ELBO estimator, found by its signature, so that a new one is tested the day it is added.
 ESTIMATORS = {
     name: member for name, member in vars(estimators).items()
@@ -78,11 +99,26 @@ def refusal(name: str, family: str) -> type[Exception] | None:
     return NotFactorized if name in LOCAL and family == "full-rank" else None
 
 
+def noise_for(q, num_samples: int = 8, seed: int = 0) -> torch.Tensor:
+    """ε (S, *R, D) for this q."""
+    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(seed), dtype=q.vector().dtype)
+
+
 def by_autograd(estimator, log_joint, q, eps) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition: an estimator's value (*R) and the gradient (*R, P) that it differentiates to."""
     vector = q.vector().detach().requires_grad_()
     value = estimator(log_joint, q.with_vector(vector), eps)
     return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
+
+
+def gradient(estimator, log_joint, q, eps) -> torch.Tensor:
+    return by_autograd(estimator, log_joint, q, eps)[1]
+
+
+def slope_by_autograd(f, z: torch.Tensor) -> torch.Tensor:
+    """∇_z f(z), for an f (...) of z (..., D)."""
+    z = z.requires_grad_()
+    return torch.autograd.grad(f(z).sum(), z)[0]
 
 
 def readers_model() -> Model:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, PATHWISE, full_rank, mean_field, seeded
+from helpers import DEVICES, ESTIMATORS, FAMILIES, PATHWISE, full_rank, mean_field, seeded
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -17,7 +17,6 @@ from vilib import (
 )
 
 close = torch.testing.assert_close
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 ALL = {**ESTIMATORS, "analytic_kl": analytic_kl, "iwae": iwae, "doubly_reparameterized": doubly_reparameterized}
 DECODERS = {"bernoulli": BernoulliDecoder, "gaussian": GaussianDecoder}
 

@@ -88,9 +88,3 @@ def test_what_nothing_explains_is_told_with_its_numbers():
 def test_the_wrong_shape_is_told_what_was_expected():
     assert "shape (1,), expected a MeanFieldGaussian of D = 2 coordinates" in " ".join(check_coordinate_update(WRONG["shape"]).findings)
     assert "returned tuple" in " ".join(check_coordinate_update(lambda q, i, m, P: (q.mu, q.omega)).findings)
-
-
-def test_the_global_seed_is_left_alone():
-    before = torch.get_rng_state()
-    check_coordinate_update(update_gaussian_factor)
-    assert torch.equal(before, torch.get_rng_state())

@@ -1,14 +1,11 @@
 """What the chapter ``amortization`` says in words, held against closed forms, quadrature and its own explorable."""
 
-import html
 import math
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import pytest
 import torch
+from chapters import decimals, numbers
 from helpers import seeded, tensor
 from torch import nn
 
@@ -16,78 +13,14 @@ from vilib import (
     VAE, GaussianDecoder, MeanFieldGaussian, check_encoder, exact_elbo, gaussian_kl,
     sensor_encoder, sensor_gap,
 )
-from vilib.explorables import gallery
 from vilib.explorables.gallery.amortization_gap import STEPS, WIDTHS, X, compute
-
-CHAPTER = Path(__file__).parents[1] / "chapters" / "amortization.md"
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
 
 
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["2.14", "2.15"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = gallery.amortization_gap()
-    links = re.findall(r'href="#amortization-gap\?([^"]+)"', text)
-    assert len(links) == 4
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, type(now)(float(value)))                                   # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed() -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed
-
-
-def output(executed, key: str) -> str:
-    return next(out for source, out in executed.items() if key in source)
-
-
-def numbers(line: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)]
-
-
 def test_every_cell_and_every_solution_runs(executed):
-    everything = "\n".join(executed.values())
-    assert len(executed) > 20 and "nan" not in everything
-    assert everything.count("✗ Not yet.") == 5 and everything.count("✓ Right.") == 4
+    assert len(executed.printed) > 20 and "nan" not in executed.everything and executed.marks == (5, 4)
 
 
 # ---- climbs and network ----------------------------------------------------------------------------------------------
@@ -95,11 +28,11 @@ def test_every_cell_and_every_solution_runs(executed):
 
 @pytest.mark.covers("2.14", "2.15")
 def test_own_climbs_arrive_late_and_the_network_early(executed):
-    own = [numbers(line) for line in output(executed, "own = fit(").splitlines()[1:]]
+    own = [numbers(line) for line in executed.output("own = fit(").splitlines()[1:]]
     assert own[-1][0] == 300 and own[-1][2] == 89                                               # "all but a tenth"
-    table = {int(row[0]): row[1:] for row in map(numbers, output(executed, "own climbs    32 units").splitlines()[1:-1])}
+    table = {int(row[0]): row[1:] for row in map(numbers, executed.output("own climbs    32 units").splitlines()[1:-1])}
     assert table[10] == pytest.approx([6.08, 0.235], abs=5e-3) and table[300] == pytest.approx([0.059, 0.156], abs=5e-3)
-    assert output(executed, "own climbs    32 units").splitlines()[-1] == "as good as the finished encoder: after 132 gradients a reading"
+    assert executed.output("own climbs    32 units").splitlines()[-1] == "as good as the finished encoder: after 132 gradients a reading"
     assert table[100][0] > table[100][1] and table[300][0] < table[300][1]
 
 
@@ -110,7 +43,7 @@ def test_the_linear_encoder_is_overtaken_after_some_fifty_gradients(executed):
     best = sensor_best()[1]
     best_elbo = exact_elbo(vae.log_joint(x), best.with_vector(best.vector()[-256:])).mean()
     linear = {k: (best_elbo - exact_elbo(vae.log_joint(x), sensor_encoder(0, step=16 * k).encode(x)).mean()).item() for k in (30, 100)}
-    own = {row[0]: row[1] for row in map(numbers, output(executed, "own = fit(").splitlines()[1:])}
+    own = {row[0]: row[1] for row in map(numbers, executed.output("own = fit(").splitlines()[1:])}
     assert own[30] > linear[30] and own[100] < linear[100]
 
 
@@ -120,7 +53,7 @@ def test_an_epoch_is_a_gradient_a_reading():
 
 @pytest.mark.covers("2.15")
 def test_the_gap_falls_with_width_and_fresh_data_agree(executed):
-    rows = [numbers(line)[-2:] for line in output(executed, "hidden units    amortisation gap").splitlines()[2:]]
+    rows = [numbers(line)[-2:] for line in executed.output("hidden units    amortisation gap").splitlines()[2:]]
     training, fresh = zip(*rows)
     assert list(training) == sorted(training, reverse=True) and list(fresh) == sorted(fresh, reverse=True)
     assert training[1] < training[0] / 2 and training[3] == pytest.approx(0.16, abs=5e-3)
@@ -128,7 +61,7 @@ def test_the_gap_falls_with_width_and_fresh_data_agree(executed):
 
 
 def test_by_heart_is_not_for_fresh_readings(executed):
-    out = output(executed, "{count} readings: {pairs}")
+    out = executed.output("{count} readings: {pairs}")
     pairs = [tuple(map(float, pair.split("→"))) for pair in out.splitlines()[1].split(":")[1].split(",")]
     seen, new = zip(*pairs)
     assert list(seen) == sorted(seen, reverse=True) and seen[-1] < 0.04
@@ -210,18 +143,18 @@ def data_log_evidence_of_linear(weights, bias, s2, x):
 
 
 def test_the_printed_linear_models(executed):
-    rows = [numbers(line.replace("30°", ""))[-3:] for line in output(executed, "def linear_model").splitlines()[1:]]
+    rows = [numbers(line.replace("30°", ""))[-3:] for line in executed.output("def linear_model").splitlines()[1:]]
     assert all(row[0] < 1e-6 and row[1] == pytest.approx(row[2], abs=2e-6) for row in rows)
     assert rows[0][2] < 1e-6 and rows[1][2] > 0.1
 
 
 def test_refinement(executed):
-    rows = {line[:10].strip(): [float(v) for v in line[10:].split()] for line in output(executed, 'print("start        "').splitlines()[2:]}
+    rows = {line[:10].strip(): [float(v) for v in line[10:].split()] for line in executed.output('print("start        "').splitlines()[2:]}
     assert rows["0 units"][3] < rows["0 units"][0] / 2                                          # twenty steps undo most of it
     assert rows["prior"][4] > rows["0 units"][0]
     ends = [rows[name][4] for name in ("0 units", "2 units", "32 units")]
     assert max(ends) - min(ends) < 0.01 and min(ends) > 0.1
-    one, two = numbers(output(executed, "the better of two"))
+    one, two = numbers(executed.output("the better of two"))
     assert two < one / 3
 
 
@@ -229,18 +162,18 @@ def test_refinement(executed):
 
 
 def test_one_climb_blames_the_family(executed):
-    first, second = ([float(v) for v in re.findall(r"\d\.\d+", line)] for line in output(executed, "one_climb =").splitlines())
+    first, second = (decimals(line) for line in executed.output("one_climb =").splitlines())
     assert first[2] == second[2] and first[0] > second[0] + 0.05 and first[1] < second[1] / 2
 
 
 def test_adams_first_step(executed):
-    rows = {row[0]: row[1:] for row in map(numbers, output(executed, "for step_size in (0.2").splitlines()[1:])}
+    rows = {row[0]: row[1:] for row in map(numbers, executed.output("for step_size in (0.2").splitlines()[1:])}
     assert rows[0.2][1] > 1 and rows[0.05][1] > rows[0.05][0] and rows[0.01][1] <= rows[0.01][0]
     assert rows[0.05][3] < rows[0.05][0] and rows[0.01][3] < rows[0.01][0]
 
 
 def test_a_strange_x(executed):
-    rows = [re.findall(r"-?\d+\.\d+", line) for line in output(executed, "strange =").splitlines()]
+    rows = [re.findall(r"-?\d+\.\d+", line) for line in executed.output("strange =").splitlines()]
     amortisation, sigma = ([float(row[k]) for row in rows] for k in (4, 2))
     assert amortisation == sorted(amortisation) and amortisation[-1] > 5 and max(sigma) < 0.2
 
@@ -318,7 +251,7 @@ def test_a_line_by_hand(w, s, delta):
 
 
 def test_the_line_in_code(executed):
-    out = output(executed, "line_body =").splitlines()
+    out = executed.output("line_body =").splitlines()
     measured, formula = numbers(out[0])
     assert measured == pytest.approx(formula, abs=1e-4)
     blind = [numbers(line)[1] for line in out[1:4]]
@@ -326,7 +259,7 @@ def test_the_line_in_code(executed):
 
 
 def test_when_it_pays(executed):
-    out = output(executed, "target = loss(").splitlines()
+    out = executed.output("target = loss(").splitlines()
     k, more = numbers(out[0])[-1], numbers(out[1])[-1]
     assert 100 < k < 200 and more == pytest.approx(256 * (300 - k) / k, abs=0.6) and 256 / 2 < more < 2 * 256
 
@@ -341,17 +274,17 @@ def test_the_three_to_mend():
 
 
 def test_the_attempts_at_a_gap(executed):
-    first, second, third = re.split(r"^(?=second_attempt|third_attempt)", output(executed, "def third_attempt"), flags=re.M)
+    first, second, third = re.split(r"^(?=second_attempt|third_attempt)", executed.output("def third_attempt"), flags=re.M)
     assert "the whole" in first and "lower hill" in second.replace("\n  ", " ") and "✓ Right." in third
 
 
 def test_how_many_steps_a_network_is_worth(executed):
-    stl, kl = map(numbers, output(executed, "reaches it after K").splitlines()[1:])
+    stl, kl = map(numbers, executed.output("reaches it after K").splitlines()[1:])
     assert stl[0] < kl[0] <= 50 and stl[2] < kl[2]
 
 
 def test_it_was_the_training(executed):
-    before, taught, after = ([float(v) for v in re.findall(r"\d\.\d+", line)] for line in output(executed, "taught by the table").splitlines())
+    before, taught, after = (decimals(line) for line in executed.output("taught by the table").splitlines())
     assert before == pytest.approx([0.156, 0.156], abs=2e-3)
     assert after[0] < before[0] - 0.02 and after[1] < before[1] and taught[0] < before[0]
 
@@ -368,7 +301,7 @@ def test_the_kl_of_the_theorem():
 
 @pytest.mark.covers("1.8")
 def test_an_encoder_trained_on_simulated_pairs_has_each_posterior_s_mean_and_sd(executed):
-    rows = [numbers(line) for line in output(executed, "forward = sensor_vae(32").splitlines()[1:]]
+    rows = [numbers(line) for line in executed.output("forward = sensor_vae(32").splitlines()[1:]]
     assert [row[0] for row in rows] == [-1, 2, 3]
     for _, mean, sd, forward_mean, forward_sd, elbo_mean, elbo_sd in rows:
         assert abs(forward_mean - mean) < 0.2 * sd and abs(forward_sd / sd - 1) < 0.15

@@ -1,36 +1,23 @@
 """What the chapter ``change-of-variables`` says in words, held against closed forms, autodiff, quadrature and its own explorable."""
 
-import html
 import math
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import pytest
 import torch
+from chapters import decimals
+from helpers import q_of as gaussian
 from helpers import seeded, tensor
 from torch.distributions import Beta, Chi2, Dirichlet, LogNormal, Normal, constraints
 from torch.nn.functional import logsigmoid, pad, softplus
 
 from vilib import (
-    FullRankGaussian, MeanFieldGaussian, Model, OrderedTransform, SimplexTransform, best_gaussian, check_transform, coin_toss, exact_elbo,
+    FullRankGaussian, Model, OrderedTransform, SimplexTransform, best_gaussian, check_transform, coin_toss, exact_elbo,
     expectation, gaussian_kl, log_evidence, normal, ordered, standard_normal_prior,
 )
 from vilib.explorables.gallery import jacobian
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "change-of-variables.md"
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
-
 close = torch.testing.assert_close
-
-
-def gaussian(mu, sigma):
-    return MeanFieldGaussian(tensor(mu), tensor(math.log(sigma)))
 
 
 #: name -> (T, its inverse, T' as the chapter writes it, from z and u; T' from u alone through the inverse)
@@ -48,60 +35,9 @@ Z = torch.linspace(-3, 3, 61, dtype=torch.float64)
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["1.3", "1.4"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = jacobian()
-    links = re.findall(r'href="#jacobian\?([^"]+)"', text)
-    assert len(links) == 6
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed() -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed | {"space": space}
-
-
-def printed_by(executed: dict[str, str], words: str) -> str:
-    return next(out for source, out in executed.items() if source != "space" and words in source)
-
-
 def test_every_cell_and_every_solution_runs(executed):
-    everything = "\n".join(out for source, out in executed.items() if source != "space")
-    assert len(executed) > 20 and not re.search(r"\bnan\b", everything)
-    assert everything.count("✗ Not yet.") == 3 and everything.count("✓ Right.") == 3
+    assert len(executed.printed) > 20 and executed.marks == (4, 4)
+    assert not re.search(r"\bnan\b", executed.everything)
 
 
 # ---- one dimension ---------------------------------------------------------------------------------------------------
@@ -130,7 +66,7 @@ def test_the_rule_is_the_derivative_of_the_distribution_function(name):
 
 @pytest.mark.covers("1.4")
 def test_areas_are_one_with_the_factor_and_the_mean_stretch_without(executed):
-    rows = [line.split() for line in printed_by(executed, "edges = {").splitlines()[1:]]
+    rows = [line.split() for line in executed.output("edges = {").splitlines()[1:]]
     assert len(rows) == 4
     for row, stretch in zip(rows, (2.0, math.exp(0.5), None, 0.5)):
         assert float(row[-3]) == pytest.approx(1, abs=2e-5) and float(row[-4]) < 1e-12
@@ -143,7 +79,7 @@ def test_areas_are_one_with_the_factor_and_the_mean_stretch_without(executed):
 
 @pytest.mark.covers("1.4")
 def test_determinants_there_and_back_are_reciprocals(executed):
-    there, back = executed["space"]["log_polar"], executed["space"]["log_polar_back"]
+    there, back = executed.space["log_polar"], executed.space["log_polar_back"]
     for z in torch.randn(5, 2, generator=seeded(1), dtype=torch.float64) * 0.6:
         det = torch.func.jacrev(there)(z).det()
         close(det, (2 * z[0]).exp())
@@ -205,9 +141,9 @@ def test_evidence_is_the_same_on_both_scales():
 
 @pytest.mark.covers("1.3")
 def test_the_cells_on_supports_find_no_difference(executed):
-    rows = printed_by(executed, "by_formula = part.constrain").splitlines()[1:]
+    rows = executed.output("by_formula = part.constrain").splitlines()[1:]
     assert len(rows) == 6 and all(float(row.split()[-1]) < 1e-14 for row in rows)
-    rows = printed_by(executed, "two sorted normals").splitlines()
+    rows = executed.output("two sorted normals").splitlines()
     assert len(rows) == 3 and all(float(row.split()[-1]) < 1e-6 for row in rows)
     sorted_normals = Model(lambda t: Normal(0.0, 1.0).log_prob(t["m"]).sum(-1), {"m": ordered}, {"m": (2,)}, batched=True)
     assert log_evidence(sorted_normals, [-7, -20], [7, 3], 801) == pytest.approx(-math.log(2), abs=1e-5)
@@ -219,7 +155,7 @@ def test_the_cells_on_supports_find_no_difference(executed):
 
 
 def test_of_a_log_normal(executed):
-    rows = {line[:14].strip(): [float(x) for x in line[14:].split()] for line in printed_by(executed, "95 % quantile").splitlines()[1:-1]}
+    rows = {line[:14].strip(): [float(x) for x in line[14:].split()] for line in executed.output("95 % quantile").splitlines()[1:-1]}
     assert rows["median"][1] == rows["median"][2] and rows["95 % quantile"][1] == rows["95 % quantile"][2]
     assert rows["mode"][1:] == pytest.approx([1, math.exp(-1)], abs=1e-4) and rows["mean"][1:] == pytest.approx([1, math.exp(0.5)], abs=1e-4)
     assert rows["mode"][0] == rows["median"][0] == rows["mean"][0] == 0
@@ -247,14 +183,14 @@ def posterior_mean_of_sigma(n: int, total: float, k: int) -> float:
 
 def test_three_flat_priors(executed):
     """The table by quadrature = the inverse gamma of the exercise; the mean doubles from the last row to the first."""
-    rows = [line.split() for line in printed_by(executed, "flat in   mean of σ").splitlines()[1:]]
+    rows = [line.split() for line in executed.output("flat in   mean of σ").splitlines()[1:]]
     means = [posterior_mean_of_sigma(4, 5.34, k) for k in (1, 0, -1)]
     assert [float(row[-4]) for row in rows] == pytest.approx(means, abs=2e-3)
     assert means[0] == pytest.approx(2 * means[2])
     s = torch.distributions.InverseGamma(tensor(1.5), 2.67)                             # flat in σ, N = 4: s = σ²
     assert float(rows[1][-3]) == pytest.approx(_root_of_median(s), abs=2e-3)
     assert 11**2 - 10**2 == 21 and (10 - 1) / (100 - 10) == 0.1
-    by_exercise = [line.split() for line in printed_by(executed, "flat in σ²      σ    log σ").splitlines()[1:]]
+    by_exercise = [line.split() for line in executed.output("flat in σ²      σ    log σ").splitlines()[1:]]
     for row in by_exercise:
         n = int(row[0])
         assert [float(x) for x in row[1:]] == pytest.approx([posterior_mean_of_sigma(n, 1.335 * n, k) for k in (1, 0, -1)], abs=1e-4)
@@ -339,8 +275,8 @@ def test_without_the_factor_a_head_and_a_tail_are_lost():
 
 @pytest.mark.covers("1.3")
 def test_advi_measures_it_and_says_that_it_converged(executed):
-    out = printed_by(executed, "without = Model(")
-    numbers = {line.split("mean of θ")[0].strip(): [float(x) for x in re.findall(r"-?\d+\.\d+", line)] for line in out.splitlines() if "mean of θ" in line}
+    out = executed.output("without = Model(")
+    numbers = {line.split("mean of θ")[0].strip(): decimals(line) for line in out.splitlines() if "mean of θ" in line}
     assert numbers["with the factor"][0] == pytest.approx(2 / 3, abs=0.006) and numbers["without"][0] == pytest.approx(0.75, abs=0.006)
     assert numbers["without"][2] > -2.9957 > numbers["with the factor"][2] and out.count("converged: True") == 2
 
@@ -429,9 +365,10 @@ def test_the_sketch_of_the_exercise_is_refused():
 
 
 def test_the_three_to_mend(executed):
-    reports = printed_by(executed, "parts = {")
+    reports, mended = executed.outputs("parts = {")
     assert f"off by {3 * math.log(1 / 6):.4g} everywhere" in reports
     assert "It has the wrong sign" in reports and "unconstrain is not the way back" in reports
+    assert mended.count("✓ Right.") == 3
 
 
 @pytest.mark.parametrize("n", [4, 40, 400])

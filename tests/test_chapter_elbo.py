@@ -1,15 +1,10 @@
 """What the chapter ``elbo`` says in words, held against closed forms, quadrature and its own explorable."""
 
-import html
 import math
-import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import pytest
 import torch
-from helpers import gaussian, seeded, tensor
+from helpers import gaussian, q_of, seeded, tensor
 
 from vilib import (
     MeanFieldGaussian, best_gaussian, check_elbo, elbo_terms, exact_elbo, exact_gradient, expectation, fit, gaussian_mean, log_weights_at,
@@ -17,18 +12,8 @@ from vilib import (
 )
 from vilib.explorables.gallery.elbo_bars import DEPTH, MEANS, MODELS, SDS, TOSSES, X, _example, compute, elbo_bars
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "elbo.md"
 THREE = gaussian_mean(tensor(*X[:3]))
 CANDIDATES = {"A": (-0.2, 0.45), "B": (0.35, 0.9), "C": (0.55, 0.4)}
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
-
-
-def q_of(mu: float, sigma: float) -> MeanFieldGaussian:
-    return gaussian(mu, math.log(sigma))
 
 
 def gap(example, mu: float, sigma: float) -> float:
@@ -43,69 +28,14 @@ def gaussian_kl(mu: float, sigma: float, mu0: float, sigma0: float) -> float:
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["0.2", "1.2", "2.2", "3.8", "4.1", "4.2"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_it_owns_the_label_of_the_elbo(text):
-    assert text.count(":label: eq:elbo\n") == 1
-    others = [CHAPTER.parents[1] / "intro.md", *CHAPTER.parent.glob("*.md")]
-    assert not any(re.search(r"(\(|:label: )eq:elbo(\)|$)", p.read_text(encoding="utf-8"), re.M) for p in others if p != CHAPTER)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = elbo_bars()
-    links = re.findall(r'href="#elbo-bars\?([^"]+)"', text)
-    assert len(links) == 6
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed
-
-
 def test_every_cell_and_every_solution_runs(executed):
-    assert len(executed) > 15
-    everything = "\n".join(executed.values())
-    assert everything.count("✗ Not yet.") == 3 and everything.count("✓ Right.") == 3
-    assert "of 32 climbs from mu = 0, sigma = 1, 32 end at the wide one" in everything
-    assert "nan" not in everything
+    assert len(executed.printed) > 15 and executed.marks == (3, 3) and "nan" not in executed.everything
+    assert "of 32 climbs from mu = 0, sigma = 1, 32 end at the wide one" in executed.everything
 
 
 @pytest.mark.covers("1.2", "2.2")
 def test_the_ledger_of_nine_rows_adds_up(executed):
-    ledger = next(out for source, out in executed.items() if "def kl_on_a_grid" in source)
+    ledger = executed.output("def kl_on_a_grid")
     rows = [[float(number) for number in line.split(")")[1].split()] for line in ledger.splitlines()[1:] if line]
     assert len(rows) == 9
     for elbo, kl, total, evidence in rows:

@@ -1,16 +1,13 @@
 """What the chapter ``kl`` says in words, held against closed forms, quadrature and its own explorable."""
 
-import html
 import math
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, full_rank, gaussian, seeded, tensor
+from chapters import links
+from helpers import FAMILIES, full_rank, gaussian, q_of, seeded, tensor
 
 from vilib import (
     MeanFieldGaussian, NonFiniteLogJoint, best_gaussian, check_kl, correlated_gaussian, exact_gradient, expectation, forward_kl, gaussian_kl,
@@ -19,17 +16,7 @@ from vilib import (
 )
 from vilib.explorables.gallery.kl_directions import compute, kl_directions
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "kl.md"
 HILLS, SKEWED = two_component_mixture(), gumbel_target(-1.5, 2.0)
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
-
-
-def q_of(mu: float, sigma: float) -> MeanFieldGaussian:
-    return gaussian(mu, math.log(sigma))
 
 
 def width(r: float) -> float:
@@ -44,94 +31,33 @@ def flat_places():
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["3.5", "3.6", "1.9", "4.1"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_the_equations_that_the_code_names_stand_here_once(text):
-    labels = re.findall(r"^:label: (eq:\S+)$", text, re.M)
-    assert len(labels) == len(set(labels))
-    assert {"eq:kl", "eq:kl-gaussian", "eq:kl-monte-carlo", "eq:kl-tangent", "eq:kl-term-variance", "eq:kl-forward", "eq:kl-pythagoras"} <= set(labels)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = kl_directions()
-    links = re.findall(r'href="#kl-directions\?([^"]+)"', text)
-    assert len(links) == 10
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed
-
-
-def said(executed, part: str) -> str:
-    """What the one cell with ``part`` in it printed."""
-    (out,) = [out for source, out in executed.items() if part in source]
-    return out
-
-
 def test_every_cell_and_every_solution_runs(executed):
-    assert len(executed) > 25
-    everything = "\n".join(executed.values())
-    assert everything.count("✗ Not yet.") == 4 and everything.count("✓ Right.") == 4
-    assert "nan" not in everything
+    assert len(executed.printed) > 25 and executed.marks == (4, 4) and "nan" not in executed.everything
 
 
 @pytest.mark.covers("3.6")
 def test_what_the_cells_print_is_what_the_prose_says(executed):
-    coins = said(executed, "def kl_of_coins")
+    coins = executed.output("def kl_of_coins")
     assert "KL(q ‖ p) = 0.5108   KL(p ‖ q) = 0.3681" in coins
-    terms = said(executed, "by_quadrature = expectation")
+    terms = executed.output("by_quadrature = expectation")
     for row in re.findall(r"^ +\d +(\S+) +(\S+)$", terms, re.M):
         assert float(row[0]) == pytest.approx(float(row[1]), abs=1e-6)
     assert "KL(q ‖ p) = 0.443147   KL(p ‖ q) = 1.306853" in terms
-    flat = said(executed, "flat = stationary_gaussians")
+    flat = executed.output("flat = stationary_gaussians")
     assert flat.count("minimum") == 3 and flat.count("saddle") == 2 and "0.840621" in flat and flat.count("0.688769") == 2
-    ends = re.findall(r"^(forward|reverse) .*\) +(\S+) +(\S+) +(\S+) +(\S+)$", said(executed, "path[-500:]"), re.M)
+    ends = re.findall(r"^(forward|reverse) .*\) +(\S+) +(\S+) +(\S+) +(\S+)$", executed.output("path[-500:]"), re.M)
     assert [way for way, *_ in ends] == ["forward"] * 3 + ["reverse"] * 3
     for (_, mu, sigma, kl, lowest), (m, s) in zip(ends, [(0, 3.162)] * 3 + [(-2.984, 1.023), (0, 2.744), (2.984, 1.023)]):
         assert float(mu) == pytest.approx(m, abs=0.15) and float(sigma) == pytest.approx(s, abs=0.05)
         assert float(kl) >= float(lowest)
-    many = re.findall(r"(\d+) fits", said(executed, "64 starts"))
+    many = re.findall(r"(\d+) fits", executed.output("64 starts"))
     assert len(many) == 3 and sum(map(int, many)) == 64 and min(map(int, many)) > 5
-    wrong = said(executed, "on_a_hill = flat")
+    wrong = executed.output("on_a_hill = flat")
     k1, k3 = (float(re.search(rf"{name}: .*, (\S+) of its", wrong)[1]) for name in ("k1", "k3"))
     assert k1 < 4 < 20 < k3
-    outside = said(executed, "exponential = lambda")
+    outside = executed.output("exponential = lambda")
     assert outside.count("draws below zero: 0") == 3 and "inf" in outside
-    assert "one hill wins from d = 2.800 on" in said(executed, "def minima(d)")
+    assert "one hill wins from d = 2.800 on" in executed.output("def minima(d)")
 
 
 # ---- definition, non-negativity, infinity ----------------------------------------------------------------------------
@@ -381,8 +307,7 @@ def test_prompt_quiet_and_wrong():
 def test_the_links_to_the_best_go_to_the_nearest_notch(text):
     explorable = kl_directions()
     (jump,) = re.findall(r"Jump to what is best:.*?notch\)", text, re.S)
-    for link in re.findall(r'\?([^"]+)"', jump):
-        at = dict(parse_qsl(html.unescape(link)))
+    for _, at in links(jump):
         best = frame(at["target"], at["direction"], float(at["mu"]), float(at["sigma"]))
         controls = {c.name: c for c in explorable.definition.controls}
         nearest = lambda name, value: min(controls[name].values, key=lambda v: abs(v - value))  # noqa: E731, B023
@@ -409,7 +334,7 @@ def test_two_rates():
 
 
 def test_finite_or_not(executed):
-    out = said(executed, "log_cauchy = lambda")
+    out = executed.output("log_cauchy = lambda")
     assert "0.9189" in out.splitlines()[0] and "0.9189" in out.splitlines()[1] and out.count("1.0856") == 2
     rows = [list(map(float, line.split())) for line in out.splitlines()[3:]]
     assert len({row[1] for row in rows}) == 1
@@ -434,7 +359,7 @@ def test_the_best_coefficient(executed):
         assert at(best) == pytest.approx(m**2 - m**4 / math.expm1(m**2), rel=1e-6)
         assert at(best) <= min(at(0), at(1), at(best + 0.01), at(best - 0.01))
         assert (at(1) < at(0)) == (best > 0.5)
-    assert "49.59815" in said(executed, "log_w = mu0 * eps")
+    assert "49.59815" in executed.output("log_w = mu0 * eps")
 
 
 def test_the_four_to_mend():

@@ -1,12 +1,8 @@
 """What the chapter ``mean-field`` says in words, held against closed forms, enumeration and its own explorable."""
 
-import html
 import math
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import numpy as np
 import pytest
 import torch
@@ -16,16 +12,10 @@ from vilib import (
     GaussianMixture, MeanFieldGaussian, VilibError, advi, check_coordinate_update, closest_mean_field, closest_mean_field_forward,
     coordinate_ascent, gaussian_kl, gaussian_of, gaussian_updates, kidiq, laplace, precision_of, update_gaussian_factor, weight_tail,
 )
-from vilib.explorables.gallery.mean_field_ellipse import RHOS, SEEDS, compute, mean_field_ellipse
+from vilib.explorables.gallery.mean_field_ellipse import RHOS, SEEDS, compute
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "mean-field.md"
 SIGNS = tensor(1, -1, 1, 1, -1, 1, -1, 1, 1, 1)
 NOISE = torch.randn(10, generator=seeded(0), dtype=torch.float64)
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
 
 
 def equal_correlations(rho: float, dim: int = 2):
@@ -36,61 +26,13 @@ def equal_correlations(rho: float, dim: int = 2):
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["0.1", "1.5", "2.14"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = mean_field_ellipse()
-    links = re.findall(r'href="#mean-field-ellipse\?([^"]+)"', text)
-    assert len(links) == 4
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed
-
-
 def test_every_cell_and_every_solution_runs(executed):
-    assert len(executed) > 20
-    everything = "\n".join(executed.values())
-    assert everything.count("✗ Not yet.") == 3 and everything.count("✓ Right.") == 3
-    assert "nan" not in everything and "The ELBO never fell: True" in everything.replace("the ELBO", "The ELBO")
+    assert len(executed.printed) > 20 and executed.marks == (3, 3)
+    assert "nan" not in executed.everything and "The ELBO never fell: True" in executed.everything.replace("the ELBO", "The ELBO")
 
 
 def test_closed_forms_and_ascent_print_the_same(executed):
-    out = next(out for source, out in executed.items() if "width by CAVI" in source)
+    out = executed.output("width by CAVI")
     rows = [[float(v) for v in line.split()] for line in out.splitlines()[1:]]
     assert [row[0] for row in rows] == [0.0, 0.5, 0.8, 0.95, 0.99]
     for _, width, root, gap, formula, _ in rows:
@@ -199,7 +141,7 @@ def mixture(v: float) -> tuple[GaussianMixture, object]:
 
 
 def test_four_groups_and_a_start_that_is_stuck(executed):
-    out = next(out for source, out in executed.items() if "corners = " in source)
+    out = executed.output("corners = ")
     counts = [int(n) for n in re.findall(r"(\d+) of 30 starts", out)]
     assert sum(counts) == 30 and len(counts) > 1 and counts[0] > 15
 

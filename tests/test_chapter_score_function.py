@@ -1,108 +1,36 @@
 """What the chapter ``score-function`` says in words, held against closed forms, enumeration and quadrature."""
 
-import html
 import math
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
 import pytest
 import torch
+from helpers import by_mu, gaussian, of_epsilon
 
 from vilib import (
-    MeanFieldGaussian, check_unbiased, constant_baseline, cosine_cost, exact_elbo, exact_gradient, expectation, fit,
-    gradient_replicates, leave_one_out, leave_one_out_mean, logistic_one_coefficient, moments, normal, quadratic_cost,
-    robbins_monro, score_function, score_function_expectation, score_function_with, sgd, value_of,
+    check_unbiased, constant_baseline, cosine_cost, exact_elbo, exact_gradient, expectation, fit,
+    leave_one_out, logistic_one_coefficient, moments, normal, quadratic_cost,
+    robbins_monro, score_function, score_function_with, sgd,
 )
+from vilib.explorables.gallery import gradient_variance
 from vilib.quadrature import trapezoid
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "score-function.md"
 SQUARE = quadratic_cost()
 LOGISTIC = logistic_one_coefficient()
-
-pytestmark = pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package")
-
-
-def gaussian(mu: float, omega: float = 0.0, dim: int = 1) -> MeanFieldGaussian:
-    full = lambda x: torch.full((dim,), x, dtype=torch.float64)  # noqa: E731
-    return MeanFieldGaussian(full(mu), full(omega))
-
-
-def of_epsilon(g) -> float:
-    """E[g(ε)], ε standard normal."""
-    return expectation(lambda z: g(z[..., 0]), gaussian(0.0)).item()
-
-
-def by_mu(variances: dict) -> dict[str, float]:
-    return {name: value[0].item() for name, value in variances.items()}
 
 
 # ---- the page itself --------------------------------------------------------------------------------------------------
 
 
-def test_the_chapter_defines_the_equations_that_docstrings_point_to():
-    labels = set(re.findall(r"^:label: (eq:\S+)$", CHAPTER.read_text(), re.M))
-    wanted = {"log-derivative", "score-zero-mean", "score-function", "baseline", "robbins-monro", "logistic-elbo",
-              "score-variance", "noise-variance"}
-    assert {f"eq:{name}" for name in wanted} <= labels
-
-
-@pytest.mark.parametrize("item", ["0.3", "0.4", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"])
-def test_each_item_that_the_chapter_covers_has_a_section(item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", CHAPTER.read_text(), re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_every_exercise_has_a_folded_solution():
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", CHAPTER.read_text(), re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_it_ends_on_what_the_next_chapter_does():
-    text = CHAPTER.read_text()
+def test_it_ends_on_what_the_next_chapter_does(text):
     assert "## What the next chapter does about it" in text and "{doc}`variance-reduction`" in text
     for label in ("eq:optimal-baseline", "eq:leave-one-out"):                         # they moved, links and all
         assert label not in text
 
 
-@pytest.fixture(scope="module")
-def executed() -> str:
-    """All that the chapter's cells print, solutions too, run in order as the book runs them."""
-    import contextlib
-    import io
-
-    import jupytext
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, out = {"__name__": "chapter"}, io.StringIO()
-    with contextlib.redirect_stdout(out):
-        for cell in jupytext.read(CHAPTER).cells:
-            if cell.cell_type == "code":
-                source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-                if source.rstrip().endswith(")") and source.splitlines()[-1].startswith("check_"):
-                    source = source.replace(source.splitlines()[-1], f"print({source.splitlines()[-1]})")
-                exec(compile(source, str(CHAPTER), "exec"), space)
-    space["plt"].close("all")
-    return out.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
 def test_every_cell_and_every_solution_runs(executed):
-    assert executed.count("✗ Not yet.") == 3 and executed.count("✓ Right.") == 1
-    assert "It is short of the entropy's gradient" in executed and "nan" not in executed
-
-
-@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
-def test_every_set_it_link_asks_for_what_the_explorable_offers():
-    gallery = pytest.importorskip("vilib.explorables.gallery")
-    explorable = gallery.gradient_variance()
-    links = re.findall(r'href="#gradient-variance\?([^"]+)"', CHAPTER.read_text())
-    assert len(links) >= 6
-    for link in links:
-        for name, text in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, text if isinstance(now, str) else type(now)(float(text)))     # raises if not offered
+    assert executed.marks == (3, 1)
+    assert "It is short of the entropy's gradient" in executed.everything and "nan" not in executed.everything
 
 
 # ---- the logistic ELBO by hand ----------------------------------------------------------------------------------------
@@ -310,11 +238,9 @@ def test_the_moving_edge_turns_the_gradient_round():
 # ---- the prompts beside the explorable -----------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")      # traitlets, of anywidget
-def test_the_prompts_name_widths_that_the_slider_has():
-    gallery = pytest.importorskip("vilib.explorables.gallery")
-    slider = next(c for c in gallery.gradient_variance().definition.controls if c.name == "log_sigma")
-    said = re.findall(r"log\\sigma\$? (?:=|to) \$?(-?[\d.]*\d)", CHAPTER.read_text().split("(score-function-move-it)=")[1].split("## What can go wrong")[0])
+def test_the_prompts_name_widths_that_the_slider_has(text):
+    slider = next(c for c in gradient_variance().definition.controls if c.name == "log_sigma")
+    said = re.findall(r"log\\sigma\$? (?:=|to) \$?(-?[\d.]*\d)", text.split("(score-function-move-it)=")[1].split("## What can go wrong")[0])
     assert len(said) >= 6 and {float(value) for value in said} <= set(slider.values)
 
 

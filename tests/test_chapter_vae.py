@@ -1,16 +1,12 @@
 """What the chapter ``vae`` says in words, held against closed forms, quadrature and its own explorable."""
 
-import html
 import math
-import re
 from itertools import combinations
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import numpy as np
 import pytest
 import torch
+from chapters import decimals
 from helpers import seeded
 from torch.nn.utils import parameters_to_vector
 
@@ -19,123 +15,61 @@ from vilib import (
     kl_to_standard_normal, normal, ppca, total_derivative,
 )
 from vilib.digit_vae import binary_digits
-from vilib.explorables.gallery.latent_map import LABELS, NUM_TRAINING, TRAINING, compute, latent_map
-
-CHAPTER = Path(__file__).parents[1] / "chapters" / "vae.md"
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
+from vilib.explorables.gallery.latent_map import LABELS, NUM_TRAINING, TRAINING, compute
 
 
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
+def test_every_cell_and_every_solution_runs(executed):
+    assert len(executed.printed) > 15 and executed.marks == (3, 4)
+    assert "nan" not in executed.everything and "under a minute: True" in executed.everything
 
 
-@pytest.mark.parametrize("item", ["4.2", "4.3", "4.4", "4.5", "4.6", "2.15"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 5
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = latent_map()
-    links = re.findall(r'href="#latent-map\?([^"]+)"', text)
-    assert len(links) == 5
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> tuple[dict[str, str], dict]:
-    """What each cell prints, solutions too, run in order as the book runs them: source → output; and their names."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed, space
-
-
-def output(ran, part: str) -> str:
-    return next(out for source, out in ran[0].items() if part in source)
-
-
-def numbers(line: str) -> list[float]:
-    return [float(n) for n in re.findall(r"-?\d+\.\d+", line)]
-
-
-def test_every_cell_and_every_solution_runs(ran):
-    everything = "\n".join(ran[0].values())
-    assert len(ran[0]) > 15 and everything.count("✗ Not yet.") == 3 and everything.count("✓ Right.") == 4
-    assert "nan" not in everything and "under a minute: True" in everything
-
-
-def test_the_training_of_the_page_is_that_of_the_explorable(ran):
-    mine, kept = (parameters_to_vector(vae.parameters()).detach() for vae in (ran[1]["vae"], digit_vae()))
+def test_the_training_of_the_page_is_that_of_the_explorable(executed):
+    mine, kept = (parameters_to_vector(vae.parameters()).detach() for vae in (executed.space["vae"], digit_vae()))
     torch.testing.assert_close(kept, mine, rtol=2.0**-11, atol=1e-4)
 
 
 @pytest.mark.covers("4.4", "4.5")
-def test_closed_forms_agree_with_a_million_draws(ran):
-    rows = output(ran, "1_000_000").splitlines()[1:]
+def test_closed_forms_agree_with_a_million_draws(executed):
+    rows = executed.output("1_000_000").splitlines()[1:]
     assert len(rows) == 3
     for row in rows:
-        closed, quadrature, drawn, error = numbers(row)
+        closed, quadrature, drawn, error = decimals(row)
         assert closed == pytest.approx(quadrature, abs=2e-5) and abs(closed - drawn) < 6 * error
 
 
 @pytest.mark.covers("4.3", "4.6")
-def test_what_training_brought(ran):
-    trained, held_out, pixels = (numbers(line) for line in output(ran, "def two_terms").splitlines()[1:])
+def test_what_training_brought(executed):
+    trained, held_out, pixels = (decimals(line) for line in executed.output("def two_terms").splitlines()[1:])
     for fit, cost, elbo in (trained, held_out):
         assert fit - cost == pytest.approx(elbo, abs=0.011)
     assert held_out[2] - pixels[0] == pytest.approx(3.9, abs=0.1)                       # "nearly four nats"
     assert trained[2] - held_out[2] == pytest.approx(1.5, abs=0.1)                      # "one and a half nats"
 
 
-def test_how_far_the_elbo_is(ran):
-    first, second = (numbers(line) for line in output(ran, "median gap").splitlines())
+def test_how_far_the_elbo_is(executed):
+    first, second = (decimals(line) for line in executed.output("median gap").splitlines())
     log_p, elbo, gap = first
     median, smallest, largest = second
     assert gap == pytest.approx(log_p - elbo, abs=0.011) and 1 < gap < 2
     assert 0 < smallest < median < 1 and largest > 10
-    whole, family, encoder = numbers(output(ran, "of the encoder").partition("gap")[2])
+    whole, family, encoder = decimals(executed.output("of the encoder").partition("gap")[2])
     assert whole == pytest.approx(family + encoder, abs=0.011) and encoder > family > 0
 
 
-def test_ten_weights_take_away_more_than_half_of_the_gap(ran):
-    bounds = numbers(output(ran, "for K in (1, 10, 100, 1000)"))
+def test_ten_weights_take_away_more_than_half_of_the_gap(executed):
+    bounds = decimals(executed.output("for K in (1, 10, 100, 1000)"))
     *bounds, log_p = bounds
     assert bounds == sorted(bounds) and bounds[-1] < log_p
-    elbo = numbers(output(ran, "median gap").splitlines()[0])[1]
+    elbo = decimals(executed.output("median gap").splitlines()[0])[1]
     assert bounds[1] - elbo > 0.5 * (log_p - elbo) and log_p - bounds[3] == pytest.approx(0.1, abs=0.05)
 
 
 @pytest.mark.covers("4.6")
-def test_the_linear_vae_reaches_the_summit(ran):
-    *rows, summit = (numbers(line) for line in output(ran, "summit.log_likelihood / len(grey)").splitlines()[1:])
+def test_the_linear_vae_reaches_the_summit(executed):
+    *rows, summit = (decimals(line) for line in executed.output("summit.log_likelihood / len(grey)").splitlines()[1:])
     assert summit[0] == pytest.approx(rows[-1][0], abs=5e-5) and summit[1] == pytest.approx(rows[-1][2], abs=2e-5)
     for elbo, evidence, _, _ in rows:
         assert elbo <= evidence + 1e-5 <= summit[0] + 2e-5
@@ -143,16 +77,16 @@ def test_the_linear_vae_reaches_the_summit(ran):
     assert rows[-2][2] == pytest.approx(summit[1], abs=2e-5), "the noise is there before it"
 
 
-def test_collapse_as_it_is_told(ran):
-    *rows, last = (numbers(line) for line in output(ran, "64 independent pixels {no_latent:17").splitlines()[1:])
+def test_collapse_as_it_is_told(executed):
+    *rows, last = (decimals(line) for line in executed.output("64 independent pixels {no_latent:17").splitlines()[1:])
     betas = {row[0]: row[1:] for row in rows}
     assert betas[6.0][1] == 0 and max(betas[6.0][4:]) < 5e-5
     assert betas[6.0][2] == pytest.approx(last[0], abs=0.02), "what is left is the table of frequencies"
     assert max(betas, key=lambda b: betas[b][2]) == 1.0 and max(betas, key=lambda b: betas[b][3]) == 0.25
 
 
-def test_the_closed_kl_is_the_noisier_one(ran):
-    closed, drawn = (numbers(line) for line in output(ran, '"closed form": analytic_kl').splitlines())
+def test_the_closed_kl_is_the_noisier_one(executed):
+    closed, drawn = (decimals(line) for line in executed.output('"closed form": analytic_kl').splitlines())
     assert closed[1] > 1.2 * drawn[1] and closed[0] == pytest.approx(drawn[0], abs=0.02)
 
 
@@ -286,29 +220,29 @@ def test_the_gradient_of_the_kl():
     torch.testing.assert_close(of_omega, (2 * omega.detach()).exp() - 1)
 
 
-def test_a_coordinate_dies_where_the_law_says(ran):
-    for line in output(ran, "law = (kappa").splitlines()[1:]:
-        beta, long, short, law_long, law_short, cost = numbers(line)
+def test_a_coordinate_dies_where_the_law_says(executed):
+    for line in executed.output("law = (kappa").splitlines()[1:]:
+        beta, long, short, law_long, law_short, cost = decimals(line)
         assert (long, short) == pytest.approx((law_long, law_short), abs=1e-3)
         assert (cost < 1e-3) == (law_long == 0) and beta > 1
 
 
-def test_the_three_to_mend(ran):
-    out = output(ran, "for loss in (first, second, third)")
+def test_the_three_to_mend(executed):
+    out, mended = executed.outputs("for loss in (first, second, third)")
     assert [line.split(":")[0] for line in out.splitlines() if "✗" in line] == ["first", "second", "third"]
     slips = ["log likelihood is a mean over the P pixels", "KL has the wrong sign", "none runs through the draws"]
     told = " ".join(out.split())
     assert all(slip in told for slip in slips)
-    assert check_vae_loss(ran[1]["at_the_draws"])
+    assert mended.count("✓ Right.") == 3 and check_vae_loss(executed.space["at_the_draws"])
 
 
-def test_a_model_trained_for_several_draws(ran):
-    plain, several = (numbers(line) for line in output(ran, "num_epochs=60").splitlines()[1:])
+def test_a_model_trained_for_several_draws(executed):
+    plain, several = (decimals(line) for line in executed.output("num_epochs=60").splitlines()[1:])
     assert several[1] > plain[1] and several[0] < plain[0]
 
 
-def test_grey_in_nats(ran):
-    fair, drawn = numbers(output(ran, "def log_integral").splitlines()[-1])
+def test_grey_in_nats(executed):
+    fair, drawn = decimals(executed.output("def log_integral").splitlines()[-1])
     assert fair == 44.4 and drawn > fair
 
 

@@ -1,137 +1,59 @@
 """What the chapter ``variance-reduction`` says in words, held against closed forms, enumeration, quadrature and its own explorable."""
 
-import html
 import math
-import re
-from pathlib import Path
-from urllib.parse import parse_qsl
 
-import jupytext
 import pytest
 import torch
-from helpers import bernoulli, enumerated, gaussian, seeded
+from chapters import labels, numbers
+from helpers import bernoulli, by_mu, enumerated, gaussian, of_epsilon, seeded
 
 from vilib import (
     FactorizedLogJoint, MeanFieldGaussian, additive_moments, antithetic, check_unbiased, cosine_cost, effective_sample_size, expectation,
     gradient_replicates, joint_moments, leave_one_out, leave_one_out_mean, log_importance_weights, logistic_one_coefficient, moments, normal,
     quadratic_cost, rao_blackwell, score_function, score_function_expectation, trapezoid, value_of,
 )
-from vilib.explorables.gallery.control_variate import compute, control_variate
+from vilib.explorables.gallery.control_variate import compute
 
-CHAPTER = Path(__file__).parents[1] / "chapters" / "variance-reduction.md"
 SQUARE, COSINE, LOGISTIC = quadratic_cost(), cosine_cost(2.0), logistic_one_coefficient()
-
-pytestmark = [
-    pytest.mark.skipif(not CHAPTER.exists(), reason="the chapters are not installed with the package"),
-    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),      # traitlets, of anywidget
-]
-
-
-def of_epsilon(g) -> float:
-    """E[g(ε)], ε standard normal."""
-    return expectation(lambda z: g(z[..., 0]), gaussian(0.0)).item()
 
 
 def variance_of(g) -> float:
     return of_epsilon(lambda e: g(e) ** 2) - of_epsilon(g) ** 2
 
 
-def by_mu(variances: dict) -> dict[str, float]:
-    return {name: value[0].item() for name, value in variances.items()}
-
-
 # ---- the page itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    return CHAPTER.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("item", ["2.9", "2.10"])
-def test_each_item_that_the_chapter_covers_is_marked(text, item):
-    marked = [set(line.split()) for line in re.findall(r"^#+ .*\n% covers: (.*)$", text, re.M)]
-    assert any(item in items for items in marked)
-
-
-def test_it_defines_the_equations_that_docstrings_point_to(text):
-    labels = set(re.findall(r"^:label: (eq:\S+)$", text, re.M))
+def test_it_defines_the_equations_that_docstrings_point_to_and_no_others(text):
     wanted = {"control-variate", "optimal-coefficient", "share-left", "optimal-baseline", "coefficient-bias", "leave-one-out",
               "leave-one-out-variance", "rao-blackwell", "rao-blackwell-gain", "importance-weights", "effective-sample-size", "antithetic"}
-    assert labels == {f"eq:{name}" for name in wanted}
-
-
-def test_every_exercise_has_a_folded_solution(text):
-    exercises, solutions = (set(re.findall(rf"^:label: {kind}-(\S+)$", text, re.M)) for kind in ("ex", "sol"))
-    assert exercises == solutions and len(exercises) == 6
-
-
-def test_every_set_it_link_asks_for_what_the_explorable_offers(text):
-    explorable = control_variate()
-    links = re.findall(r'href="#control-variate\?([^"]+)"', text)
-    assert len(links) == 7
-    for link in links:
-        for name, value in parse_qsl(html.unescape(link)):
-            now = getattr(explorable, name)
-            setattr(explorable, name, value if isinstance(now, str) else type(now)(float(value)))      # raises if not offered
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> dict[str, str]:
-    """What each cell of the chapter prints, solutions too, run in order as the book runs them: source → output."""
-    import contextlib
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    space, printed = {"__name__": "chapter"}, {}
-    for cell in jupytext.read(CHAPTER).cells:
-        if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            last = source.splitlines()[-1] if source else ""
-            if last.startswith("check_"):                            # a notebook shows the last value
-                source = source.replace(last, f"print({last})")
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(source, str(CHAPTER), "exec"), space)
-            printed[source] = out.getvalue()
-    space["plt"].close("all")
-    return printed
-
-
-def output(executed: dict[str, str], part: str) -> str:
-    return next(out for source, out in executed.items() if part in source)
-
-
-def numbers(line: str) -> list[float]:
-    return [float(n) for n in re.findall(r"(?<![\w.])-?\d+\.?\d*(?:e[-+]\d+)?", line)]
+    assert set(labels(text)) == wanted
 
 
 def test_every_cell_and_every_solution_runs(executed):
-    everything = "\n".join(executed.values())
-    assert everything.count("✗ Not yet.") == 2 and everything.count("✓ Right.") == 1 and "nan" not in everything
-    assert "your baseline includes its own" in everything and "divide by S − 1" in everything
-    assert "leave_one_out learns its baseline from the other draws" in everything
+    assert executed.marks == (2, 1) and "nan" not in executed.everything
+    assert "your baseline includes its own" in executed.everything and "divide by S − 1" in executed.everything
+    assert "leave_one_out learns its baseline from the other draws" in executed.everything
 
 
 def test_the_climbs_with_leave_one_out_end_nearer(executed):
-    lines = output(executed, "def climb").splitlines()
+    lines = executed.output("def climb").splitlines()
     plain, learnt = (next(line for line in lines if line.startswith(name)) for name in ("score function", "leave-one-out"))
     assert numbers(learnt)[-1] < 1e-4 < numbers(plain)[-1] < 5e-3 and numbers(learnt)[-2] < 0.01 * numbers(plain)[-2]
 
 
 @pytest.mark.covers("2.10")
 def test_rao_blackwell_on_the_chain_does_not_grow_and_needs_terms(executed):
-    lines = output(executed, "def chain").splitlines()
+    lines = executed.output("def chain").splitlines()
     (plain2, loo2, rb2, both2), (plain10, loo10, _, both10), (plain50, loo50, rb50, both50) = (numbers(line)[1:] for line in lines[2:5])
     assert plain50 > 10 * plain10 > 100 * plain2 and loo50 > 3 * loo10 > 9 * loo2
     assert rb50 < 1.3 * rb2 and max(both2, both10, both50) < 1.15 * min(both2, both10, both50) and 0.8 < both2 / loo2 < 1.25
-    assert numbers(lines[5])[-1] > 1.5 * loo10                       # one term that touches everything: worse than plain
+    assert numbers(lines[5])[-1] > 1.5 * loo10                       # one term that touches executed.everything: worse than plain
 
 
 @pytest.mark.covers("2.10")
 def test_reuse_pays_less_for_a_small_move_and_far_more_for_a_large_one(executed):
-    rows = [numbers(line.split("²)")[1]) for line in output(executed, "def reused_from_old").splitlines()[2:]]
+    rows = [numbers(line.split("²)")[1]) for line in executed.output("def reused_from_old").splitlines()[2:]]
     shifts, widths = rows[:4], rows[4:]
     assert shifts[0][3] < shifts[0][2] and widths[0][3] < widths[0][2]                     # a small, a shrinking one
     assert all(row[3] > 5 * row[2] for row in (*shifts[2:], *widths[2:]))
@@ -139,7 +61,7 @@ def test_reuse_pays_less_for_a_small_move_and_far_more_for_a_large_one(executed)
 
 
 def test_at_equal_cost_no_row_is_best_everywhere(executed):
-    rows = {line[:20].strip(): numbers(line[20:]) for line in output(executed, "problems = ").splitlines()[2:]}
+    rows = {line[:20].strip(): numbers(line[20:]) for line in executed.output("problems = ").splitlines()[2:]}
     score, pairs, even, loo, both, path = (rows[name] for name in (
         "score function", "+ antithetic", "+ Sobol", "leave-one-out", "+ Rao–Blackwell", "pathwise, 16 draws"))
     assert 0.8 < path[0] / loo[0] < 1.25 and loo[2] < 0.01 * path[2]           # mu at the start; mu at the best
@@ -337,12 +259,12 @@ def test_pairs_measured():
 
 @pytest.mark.covers("2.10")
 def test_sobol_falls_faster_in_one_dimension(executed):
-    slopes = {line.split()[0]: numbers(line)[-1] for line in output(executed, "for name, variances in falls").splitlines()}
+    slopes = {line.split()[0]: numbers(line)[-1] for line in executed.output("for name, variances in falls").splitlines()}
     assert abs(slopes["normal"] + 1) < 0.1 and abs(slopes["antithetic"] + 1) < 0.1 and slopes["sobol"] < -1.5
 
 
 def test_and_less_so_in_many(executed):
-    lines = output(executed, "print(f\"{'dimension'").splitlines()
+    lines = executed.output("print(f\"{'dimension'").splitlines()
     a_sum, together = (numbers(line[29:]) for line in lines[1:3])
     assert len(a_sum) == len(together) == 6
     assert max(a_sum) < 0.8 and a_sum[-1] > 3 * a_sum[0] and together[0] < 0.2 and min(together[4:]) > 0.85
@@ -350,7 +272,7 @@ def test_and_less_so_in_many(executed):
 
 def test_the_jump_slows_sobol_down(executed):
     rows = {tuple(line.split()[i] for i in (0, 3, 4)): numbers(line[22:])[-1]
-            for line in output(executed, "def jump").splitlines()[1:]}
+            for line in executed.output("def jump").splitlines()[1:]}
     assert rows["jump", "1", "sobol"] < -1.7 and rows["sum", "8", "sobol"] < -1.7
     assert rows["jump", "1", "sobol"] < rows["jump", "2", "sobol"] < -1.2 and -1.6 < rows["jump", "8", "sobol"] < -1.0
     assert all(abs(slope + 1) < 0.15 for (_, _, noise), slope in rows.items() if noise != "sobol")
@@ -439,6 +361,6 @@ def test_the_question_s_slope_in_ten_dimensions():
 
 
 def test_a_coefficient_from_few_draws_is_no_better_and_from_many_close_to_the_best(executed):
-    rows = [numbers(line.split("=")[1])[1:] for line in output(executed, "learnt_from_others").splitlines()[1:]]
+    rows = [numbers(line.split("=")[1])[1:] for line in executed.output("learnt_from_others").splitlines()[1:]]
     (loo4, learnt4, best), (loo256, learnt256, _) = rows[0], rows[-1]
     assert 0.9 < learnt4 / loo4 < 1.1 and learnt4 > 1.4 * best and learnt256 < 1.1 * best < loo256

@@ -51,6 +51,59 @@ def by_sigma(log_joint, q, eps):
     return gradient / torch.cat([torch.ones_like(q.mu), q.stddev], -1).detach()
 
 
+def from_draws(z_of):
+    """The score function and three forms of the path, each with draws of its own."""
+    def scored(log_joint, q, eps):
+        z = z_of(q, eps).detach()
+        log_q = q.log_prob(z)
+        return ((log_joint(z) - log_q).detach() * log_q).mean(0)
+
+    return {
+        "score": scored,
+        "log q(z)": lambda log_joint, q, eps: (log_joint(z_of(q, eps)) - q.log_prob(z_of(q, eps))).mean(0),
+        "landing": lambda log_joint, q, eps: (log_joint(z_of(q, eps)) - q.detach().log_prob(z_of(q, eps))).mean(0),
+        "entropy": lambda log_joint, q, eps: log_joint(z_of(q, eps)).mean(0) + q.entropy(),
+    }
+
+
+WRONG_DRAWS = {
+    "variance for standard deviation": lambda q, eps: q.mu + q.stddev**2 * eps,
+    "draws with omega": lambda q, eps: q.mu + q.omega * eps,
+    "omega as log variance": lambda q, eps: q.mu + (q.omega / 2).exp() * eps,
+}
+
+
+def path_by_hand(of_omega, of_entropy=1.0):
+    """The gradient itself, (*R, 2 D), written out (eq:gaussian-by-hand)."""
+    def estimator(log_joint, q, eps):
+        z = q.sample(eps).detach().requires_grad_()
+        g, = torch.autograd.grad(log_joint(z).sum(), z)
+        return torch.cat([g.mean(0), (g * of_omega(q, eps)).mean(0) + of_entropy], -1).detach()
+
+    return estimator
+
+
+def density(log_joint, q, eps):
+    z = q.sample(eps)
+    f = (log_joint(z) - q.log_prob(z)).detach()
+    return value_of(f.mean(0), gradient_of=(f * q.log_prob(z).exp()).mean(0))
+
+
+def means_multiplied(log_joint, q, eps):
+    z = q.sample(eps)
+    log_q = q.log_prob(z)
+    f = (log_joint(z) - log_q).detach()
+    return value_of(f.mean(0), gradient_of=f.mean(0) * log_q.mean(0))
+
+
+def log_variance(log_joint, q, eps):
+    return pathwise(log_joint, type(q)(q.mu, 0.5 * q.omega), eps)
+
+
+def entropy_averaged(log_joint, q, eps):
+    return log_joint(q.transform(eps)).mean(0) + q.entropy() / q.dim
+
+
 GRADIENT_MUTANTS = {
     "zero mean": lambda log_joint, q, eps: value_of(score_function(log_joint, q, eps), q.log_prob(q.sample(eps)).mean(0)),
     "wrong sign": changed(leave_one_out, gradient=-1.0),
@@ -63,6 +116,14 @@ GRADIENT_MUTANTS = {
     "draws that move": scored(lambda f, log_q: f.detach(), still=False),
     "nothing detached": scored(lambda f, log_q: f, still=False),
     "sigma for omega": by_sigma,
+    "divided by S twice": means_multiplied,
+    "path without its sigma": path_by_hand(lambda q, eps: eps),
+    "entropy averaged": entropy_averaged,
+    "density for its logarithm": density,
+    "variance for standard deviation": from_draws(WRONG_DRAWS["variance for standard deviation"])["score"],
+    "draws with omega": from_draws(WRONG_DRAWS["draws with omega"])["landing"],
+    "omega as log variance": log_variance,
+    "draws of the noise": from_draws(lambda q, eps: eps)["score"],
 }
 VALUE_MUTANTS = {
     "value is a loss": changed(pathwise, value=-1.0),
@@ -104,6 +165,16 @@ def test_each_slip_is_called_by_its_name(slip):
     else:
         assert report.slip == slip and report.largest_z > report.threshold and report.findings[0] == SLIPS[slip][1]
         assert "biased" in words_of(report) and "standard errors away" in words_of(report)
+
+
+@pytest.mark.parametrize("slip", WRONG_DRAWS)
+@pytest.mark.parametrize("form", ["score", "log q(z)", "landing", "entropy"])
+def test_draws_of_another_density_are_told_in_every_form(slip, form):
+    assert check_unbiased(from_draws(WRONG_DRAWS[slip])[form]).slip == slip
+
+
+def test_the_path_by_hand_is_right_with_its_sigma():
+    assert check_unbiased(path_by_hand(lambda q, eps: q.stddev * eps))
 
 
 @pytest.mark.parametrize("slip", VALUE_MUTANTS)

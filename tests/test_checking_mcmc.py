@@ -56,7 +56,7 @@ def broken(change):
     (broken(lambda f, z, eps, u, new, log_p, accepted: (new, f(z), accepted)), "stale log_p", "not the log density at the z"),
     (broken(lambda f, z, eps, u, new, log_p, accepted: (new, log_p, ~accepted)), "accepted", "does not say which chains moved"),
     (broken(lambda f, z, eps, u, new, log_p, accepted: (z + eps * (u.unsqueeze(-1) < 0.5) / 2, log_p, accepted)), "half a move", "whole step"),
-    (broken(lambda f, z, eps, u, new, log_p, accepted: (new, log_p.mean(), accepted)), "shape", r"new log_p is \(\), expected \(20000,\)"),
+    (broken(lambda f, z, eps, u, new, log_p, accepted: (new, log_p.mean(), accepted)), "shape", r"shape \(\) as the new log_p, expected \(20000,\)"),
     (lambda f, z, log_p, eps, u: 1 / 0, "raises", "raised ZeroDivisionError on a skewed target"),
 ], ids=["log_p", "accepted", "half", "shape", "raises"])
 def test_what_comes_back_is_checked(step, slip, words):

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import DISCRETE, ESTIMATORS, EVERY_FAMILY, FAMILIES, by_autograd, readers_model, refusal, seeded
+from helpers import DEVICES, DISCRETE, ESTIMATORS, EVERY_FAMILY, FAMILIES, by_autograd, readers_model, refusal, seeded
 
 import vilib
 from vilib import (
@@ -19,7 +19,6 @@ close = torch.testing.assert_close
 MODEL = readers_model()
 #: Discrete draws are few: with forty of them each class of each coordinate comes up.
 NUM_SAMPLES = {family: 40 if family in DISCRETE else 6 for family in EVERY_FAMILY}
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,9 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import FAMILIES, bernoulli, categorical, full_rank, gaussian, mean_field, readers_model, seeded, tensor
+from helpers import (
+    FAMILIES, bernoulli, categorical, every_family, full_rank, gaussian, mean_field, readers_model, seeded, tensor,
+)
 from torch.distributions import Bernoulli, Categorical, MultivariateNormal, kl_divergence
 
 from vilib import (
@@ -17,7 +19,6 @@ from vilib import (
 close = torch.testing.assert_close
 MIXES = list(product(FAMILIES, FAMILIES))
 every_mix = pytest.mark.parametrize("kinds", MIXES, ids=lambda k: " to ".join(k))
-every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 
 
 def pair(kinds, *, batches=((), ()), dim=2, dtype=torch.float64):

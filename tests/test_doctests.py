@@ -10,7 +10,7 @@ import vilib
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(vilib, name) for name in vilib.__all__}
-CORE = sorted(file for file in (ROOT / "vilib").glob("*.py") if file.name not in ("book.py", "coverage.py", "__init__.py"))
+CORE = sorted(file for file in (ROOT / "vilib").glob("*.py") if file.name not in ("book.py", "coverage.py", "reference_pages.py", "__init__.py"))
 LABEL = re.compile(r"eq:[a-z][a-z-]*")
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, LEARNT, by_autograd, gaussian, mean_field, readers_model, refusal, seeded
+from helpers import (
+    ESTIMATORS, FAMILIES, LEARNT, by_autograd, every_family, gaussian, mean_field, readers_model, refusal, seeded,
+)
 
 from vilib import (
     NonFiniteLogJoint, ShapeError, correlated_gaussian, cosine_cost, leave_one_out_mean, normal, other_half_mean,
@@ -10,7 +12,6 @@ from vilib import (
 )
 
 close = torch.testing.assert_close
-every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 TARGETS = {"by hand": correlated_gaussian(0.6), "by autograd": readers_model()}
 TOLERANCE = {torch.float64: dict(rtol=1e-10, atol=1e-10), torch.float32: dict(rtol=1e-4, atol=1e-5)}
 

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
-from helpers import ESTIMATORS, FAMILIES, LEARNT, LOCAL, PATHWISE, by_autograd, full_rank, gaussian, mean_field, seeded, tensor
+from helpers import (
+    ESTIMATORS, LEARNT, LOCAL, PATHWISE, by_autograd, every_family, full_rank, gaussian, gradient,
+    mean_field, noise_for, tensor,
+)
 
 from vilib import (
     MeanFieldGaussian, NonScalarLogJoint, NotReparameterizable, ShapeError, constant_baseline, correlated_gaussian,
-    gaussian_target, leave_one_out, leave_one_out_mean, logistic_one_coefficient, normal, other_half_mean, pathwise,
+    gaussian_target, leave_one_out, leave_one_out_mean, logistic_one_coefficient, other_half_mean, pathwise,
     pathwise_expectation, quadratic_cost, score_function, score_function_expectation, score_function_mean_baseline,
     score_function_with, sticking_the_landing, total_derivative, value_of,
 )
@@ -16,16 +19,7 @@ from vilib.control_variates import cross_fitted_coefficient
 
 close = torch.testing.assert_close
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
-every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 TARGET = correlated_gaussian(0.5)
-
-
-def draws(q, num_samples=8, seed=0):
-    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(seed), dtype=torch.float64)
-
-
-def gradient(estimator, log_joint, q, eps):
-    return by_autograd(estimator, log_joint, q, eps)[1]
 
 
 def test_the_estimators_are_found():
@@ -44,7 +38,7 @@ def test_value_of_reads_one_thing_and_differentiates_as_another():
 @every_family
 def test_the_score_function_is_the_mean_of_f_times_the_score(make):
     q = make()
-    eps = draws(q)
+    eps = noise_for(q)
     z = q.transform(eps)
     f = TARGET(z) - q.log_prob(z)
     value, found = by_autograd(score_function, TARGET, q, eps)
@@ -58,7 +52,7 @@ def test_the_score_function_is_the_mean_of_f_times_the_score(make):
 @every_family
 def test_the_pathwise_gradient_is_log_ps_slope_pulled_back_plus_the_entropys(make):
     q = make()
-    eps = draws(q)
+    eps = noise_for(q)
     value, found = by_autograd(pathwise, TARGET, q, eps)
     close(value, TARGET(q.transform(eps)).mean(0) + q.entropy())
     close(found, q.pullback(eps, TARGET.slope(q.transform(eps))).mean(0) + q.entropy_gradient())
@@ -67,21 +61,21 @@ def test_the_pathwise_gradient_is_log_ps_slope_pulled_back_plus_the_entropys(mak
 @every_family
 def test_the_total_derivative_is_the_pathwise_gradient_draw_by_draw(make):
     q = make()
-    eps = draws(q, 1)
+    eps = noise_for(q, 1)
     close(gradient(total_derivative, TARGET, q, eps), gradient(pathwise, TARGET, q, eps))
 
 
 @every_family
 def test_sticking_the_landing_is_the_total_derivative_plus_the_score(make):
     q = make()
-    eps = draws(q)
+    eps = noise_for(q)
     close(gradient(sticking_the_landing, TARGET, q, eps),
           gradient(total_derivative, TARGET, q, eps) + q.score_at(eps).mean(0))
 
 
 def test_all_but_the_analytic_entropy_read_the_same_value():
     q = mean_field()
-    eps = draws(q)
+    eps = noise_for(q)
     values = {name: by_autograd(estimator, TARGET, q, eps)[0] for name, estimator in ESTIMATORS.items()}
     for name in ESTIMATORS.keys() - {"pathwise"}:
         close(values[name], values["score_function"])
@@ -97,7 +91,7 @@ def test_sticking_the_landing_is_still_at_the_posterior(make):
     q = make()
     target = lambda z: q.detach().log_prob(z) - 3.0  # noqa: E731
     for seed in range(3):
-        eps = draws(q, 1, seed)
+        eps = noise_for(q, 1, seed)
         assert gradient(sticking_the_landing, target, q, eps).abs().max() < 1e-12
         assert gradient(pathwise, target, q, eps).abs().max() > 1e-3
         assert gradient(score_function, target, q, eps).abs().max() > 1e-3
@@ -107,13 +101,13 @@ def test_sticking_the_landing_is_still_at_the_posterior(make):
 def test_a_learnt_baseline_is_still_at_the_posterior_too(name):
     """f = log p(x) for every draw, and a learnt baseline takes all of it away."""
     q = mean_field()
-    assert gradient(ESTIMATORS[name], lambda z: q.log_prob(z) - 3.0, q, draws(q)).abs().max() < 1e-12
+    assert gradient(ESTIMATORS[name], lambda z: q.log_prob(z) - 3.0, q, noise_for(q)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", sorted(LEARNT | PATHWISE))
 def test_adding_a_constant_changes_no_gradient_but_the_plain_scores(name):
     q = mean_field()
-    eps = draws(q)
+    eps = noise_for(q)
     shifted = lambda z: TARGET(z) + 100.0  # noqa: E731
     close(gradient(ESTIMATORS[name], shifted, q, eps), gradient(ESTIMATORS[name], TARGET, q, eps), rtol=1e-9, atol=1e-9)
     moved = gradient(score_function, shifted, q, eps) - gradient(score_function, TARGET, q, eps)
@@ -122,7 +116,7 @@ def test_adding_a_constant_changes_no_gradient_but_the_plain_scores(name):
 
 def test_leave_one_out_is_the_covariance_of_f_and_the_score():
     q = mean_field()
-    eps = draws(q)
+    eps = noise_for(q)
     z, score = q.transform(eps), q.score_at(eps)
     f = TARGET(z) - q.log_prob(z)
     covariance = ((f - f.mean()).unsqueeze(-1) * (score - score.mean(0))).sum(0) / (len(f) - 1)
@@ -138,14 +132,14 @@ def test_leave_one_out_is_the_covariance_of_f_and_the_score():
 ], ids=["leave-one-out", "other half", "coefficient", "none"])
 def test_each_baseline_estimator_is_the_score_function_with_that_baseline(one, other):
     q = mean_field()
-    for a, b in zip(by_autograd(one, TARGET, q, draws(q)), by_autograd(other, TARGET, q, draws(q))):
+    for a, b in zip(by_autograd(one, TARGET, q, noise_for(q)), by_autograd(other, TARGET, q, noise_for(q))):
         close(a, b)
 
 
 def test_with_two_draws_every_learnt_baseline_is_the_other_draw():
     q = mean_field()
-    close(gradient(leave_one_out, TARGET, q, draws(q, 2)), gradient(score_function_mean_baseline, TARGET, q, draws(q, 2)))
-    close(gradient(leave_one_out, TARGET, q, draws(q, 2)), gradient(ESTIMATORS["optimal_coefficient"], TARGET, q, draws(q, 2)))
+    close(gradient(leave_one_out, TARGET, q, noise_for(q, 2)), gradient(score_function_mean_baseline, TARGET, q, noise_for(q, 2)))
+    close(gradient(leave_one_out, TARGET, q, noise_for(q, 2)), gradient(ESTIMATORS["optimal_coefficient"], TARGET, q, noise_for(q, 2)))
 
 
 # ---- the gradient of an expectation ---------------------------------------------------------------------------------
@@ -154,7 +148,7 @@ def test_with_two_draws_every_learnt_baseline_is_the_other_draw():
 @pytest.mark.parametrize("baseline", [None, constant_baseline(0.4), leave_one_out_mean, other_half_mean])
 def test_the_score_function_of_an_expectation(baseline):
     q, f = mean_field(), quadratic_cost(0.3)
-    eps = draws(q)
+    eps = noise_for(q)
     cost, score = f(q.transform(eps)), q.score_at(eps)
     b = torch.as_tensor(0.0 if baseline is None else baseline(cost, score), dtype=torch.float64)
     value, found = by_autograd(lambda f, q, eps: score_function_expectation(f, q, eps, baseline), f, q, eps)
@@ -164,7 +158,7 @@ def test_the_score_function_of_an_expectation(baseline):
 
 def test_the_path_of_an_expectation():
     q, f = mean_field(), quadratic_cost(0.3)
-    eps = draws(q)
+    eps = noise_for(q)
     value, found = by_autograd(pathwise_expectation, f, q, eps)
     close(value, f(q.transform(eps)).mean())
     close(found, q.pullback(eps, f.slope(q.transform(eps))).mean(0))
@@ -175,7 +169,7 @@ def test_the_score_never_differentiates_log_p(name):
     """So log p may have jumps, or come from a black box that returns plain numbers."""
     q = mean_field()
     black_box = lambda z: torch.from_numpy((z.detach().numpy() > 0).sum(-1).astype(float))  # noqa: E731
-    assert gradient(ESTIMATORS[name], black_box, q, draws(q)).abs().max() > 1e-3
+    assert gradient(ESTIMATORS[name], black_box, q, noise_for(q)).abs().max() > 1e-3
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
@@ -195,20 +189,20 @@ class OnlyLogQ:
 def test_a_pathwise_estimator_refuses_a_family_without_a_path(estimator):
     message = r"q: OnlyLogQ has no differentiable transform\(eps\).*score_function, leave_one_out"
     with pytest.raises(NotReparameterizable, match=message):
-        estimator(TARGET, OnlyLogQ(mean_field()), draws(mean_field()))
+        estimator(TARGET, OnlyLogQ(mean_field()), noise_for(mean_field()))
 
 
 @pytest.mark.parametrize("estimator", [score_function, leave_one_out], ids=lambda e: e.__name__)
 def test_the_score_takes_a_family_without_a_path(estimator):
     q = mean_field()
-    close(estimator(TARGET, OnlyLogQ(q), draws(q)), estimator(TARGET, q, draws(q)))
+    close(estimator(TARGET, OnlyLogQ(q), noise_for(q)), estimator(TARGET, q, noise_for(q)))
 
 
 @pytest.mark.parametrize("name", sorted(LEARNT))
 def test_what_learns_from_the_other_draws_needs_another_draw(name):
     q = mean_field()
     with pytest.raises(ShapeError, match=r"num_samples: .* at least 2 draws, got 1"):
-        ESTIMATORS[name](TARGET, q, draws(q, 1))
+        ESTIMATORS[name](TARGET, q, noise_for(q, 1))
 
 
 @every_estimator
@@ -224,16 +218,16 @@ def test_a_log_joint_that_is_no_number_a_draw_is_refused(name):
     q = mean_field()
     message = r"log_joint: for z of shape \(8, 2\) expected log densities \(8,\), got \(8, 2\)"
     with pytest.raises(NonScalarLogJoint, match=message):
-        ESTIMATORS[name](lambda z: -z.square(), q, draws(q))
+        ESTIMATORS[name](lambda z: -z.square(), q, noise_for(q))
 
 
 @every_estimator
 def test_no_estimator_changes_q_eps_or_needs_a_gradient_to_give_a_value(name):
     q = mean_field()
-    eps = draws(q)
+    eps = noise_for(q)
     before = (q.vector().clone(), eps.clone())
     with torch.no_grad():
-        value = ESTIMATORS[name](logistic_one_coefficient(), gaussian(0.1), draws(gaussian()))
+        value = ESTIMATORS[name](logistic_one_coefficient(), gaussian(0.1), noise_for(gaussian()))
         ESTIMATORS[name](TARGET, q, eps)
     assert math.isfinite(value) and torch.equal(before[0], q.vector()) and torch.equal(before[1], eps)
 

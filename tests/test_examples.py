@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import full_rank, gaussian, seeded, tensor
+from helpers import full_rank, gaussian, seeded, slope_by_autograd, tensor
 from torch.distributions import Bernoulli, Beta, HalfCauchy, Normal
 
 from vilib import (
@@ -40,11 +40,6 @@ def those_with(attribute: str):
 
 
 Q = gaussian(0.4, -0.3)
-
-
-def slope_by_autograd(f, z):
-    z = z.requires_grad_()
-    return torch.autograd.grad(f(z).sum(), z)[0]
 
 
 # ---- costs ----------------------------------------------------------------------------------------------------------

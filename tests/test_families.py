@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from helpers import FAMILIES, full_rank, gaussian, mean_field, seeded
+from helpers import every_batch, every_family, full_rank, gaussian, mean_field, noise_for, seeded
 from torch.distributions import MultivariateNormal
 
-from vilib import FullRankGaussian, MeanFieldGaussian, ShapeError, expectation, normal
+from vilib import FullRankGaussian, MeanFieldGaussian, ShapeError, expectation
 
 close = torch.testing.assert_close
-every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
-every_batch = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
-
-
-def noise_for(q, num_samples=5):
-    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(), dtype=q.mean.dtype)
 
 
 def per_draw_gradient(function, q, num_draws):
@@ -110,6 +104,13 @@ def test_the_vector_holds_all_of_q(make, batch):
     again = q.with_vector(q.vector())
     close(again.mean, q.mean)
     close(again.scale_tril, q.scale_tril)
+
+
+@every_family
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_parameters_are_counted_as_they_are_named(make, dim):
+    q = make(3, dim=dim)
+    assert q.num_parameters == len(q.parameter_names()) == q.vector().shape[-1]
 
 
 def test_names_say_where_each_parameter_stands():

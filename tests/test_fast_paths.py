@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers import FAMILIES, readers_model, seeded
+from helpers import ESTIMATORS, EVERY_FAMILY, FAMILIES, by_autograd, readers_model, refusal, seeded
 
-from vilib import NonFiniteLogJoint, gaussian_target, models, normal
+from vilib import NonFiniteLogJoint, ShapeError, gaussian_target, models, normal, pathwise, sticking_the_landing, tabulate
+from vilib.draws import step_of
 from vilib.models import value_and_slope
 
 close = torch.testing.assert_close
@@ -99,3 +100,40 @@ def test_sums_over_draws_without_the_draws(make, batch):
     close(q.pullback_sum(eps, grad_z), q.pullback(eps, grad_z).sum(0))
     close(q.pullback_sum(eps, grad_z, (2, 0)), q.pullback(eps, grad_z, (2, 0)).sum(0))
     close(q.score_sum(eps, weight), (weight.unsqueeze(-1) * q.score_at(eps)).sum(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_step_of_a_fit_is_the_estimator_at_that_vector(name, family, batch, dtype):
+    """Made for one λ, asked at another; by the estimator itself and autograd."""
+    if refusal(name, family):
+        return
+    estimator, made, asked = ESTIMATORS[name], EVERY_FAMILY[family](*batch, dtype=dtype), EVERY_FAMILY[family](*batch, dtype=dtype, seed=7)
+    eps = normal(4, batch, 2, generator=seeded(), dtype=dtype)
+    step = step_of(estimator, readers_model(), made)
+    tolerance = dict(rtol=1e-12, atol=1e-12) if dtype == torch.float64 else dict(rtol=2e-5, atol=2e-5)
+    for found, exact in zip(step(asked.vector(), eps), by_autograd(estimator, readers_model(), asked, eps)):
+        assert not found.requires_grad
+        close(found, exact, **tolerance)
+
+
+@pytest.mark.parametrize("estimator", [pathwise, sticking_the_landing], ids=lambda e: e.__name__)
+def test_a_step_takes_a_log_joint_that_brings_its_slope_and_one_with_parameters_of_its_own(estimator):
+    q, target = FAMILIES["mean-field"](3, dim=1), gaussian_target(0.3, 2.0)
+    eps, vector = normal(4, (3,), 1, generator=seeded(), dtype=torch.float64), q.vector()
+    exact = by_autograd(estimator, target, q, eps)
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    trained = lambda z: scale.squeeze() * target(z)                                       # noqa: E731
+    trained_too = type("WithSlope", (), {"__call__": lambda self, z: trained(z), "slope": lambda self, z: scale * target.slope(z)})()
+    for log_joint in (target, tabulate(target, -20.0, 20.0), trained, trained_too):
+        for found, value in zip(step_of(estimator, log_joint, q)(vector, eps), exact):
+            assert not found.requires_grad
+            close(found, value, rtol=1e-8, atol=1e-8)
+
+
+def test_a_step_refuses_noise_of_another_shape():
+    q = FAMILIES["mean-field"](3)
+    with pytest.raises(ShapeError, match=r"eps: expected \(S, \*R, D\) = \(S, 3, 2\) for this q, got \(4, 2\)"):
+        step_of(pathwise, readers_model(), q)(q.vector(), torch.ones(4, 2, dtype=torch.float64))

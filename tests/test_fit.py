@@ -114,6 +114,30 @@ def test_what_is_recorded_does_not_change_the_climb(options, steps):
     close(some.elbo, every.elbo[steps])
 
 
+@pytest.mark.parametrize("optimizer", [sgd(0.02), lambda p: torch.optim.SGD(p, lr=0.02)], ids=["ours", "torch's"])
+@pytest.mark.parametrize("options", [{}, {"record_every": 2}, {"record_steps": range(3, 250)}], ids=["each", "every other", "some"])
+def test_a_long_record_is_what_each_step_gave(optimizer, options):
+    """Hundreds of records, one fit falling between two others on the way, against the loop written out."""
+    q0 = MeanFieldGaussian(tensor([0.0], [-99.0], [9.0]), tensor([-3.0], [-3.0], [-3.0]))
+    uphill = lambda z: torch.where(z[..., 0] > 4.0, math.nan, z[..., 0])                    # its slope is one  # noqa: E731
+    done = run(pathwise, uphill, q0, optimizer=optimizer, num_steps=301, num_samples=2, **options)
+    generator, vectors, values, fallen = seeded(), [q0.vector()], [], torch.full((3,), -1)
+    for step in range(302):
+        eps, vector = normal(2, (3,), 1, generator=generator, dtype=torch.float64), vectors[-1]
+        z = q0.with_vector(vector).transform(eps)
+        bad = (z > 4.0).any(0)[:, 0] & (fallen < 0)
+        fallen[bad] = step
+        vector = torch.where((fallen == step).unsqueeze(-1), vectors[max(step - 1, 0)], vector)
+        vectors[-1] = vector
+        values.append(torch.where(fallen >= 0, math.nan, z[..., 0].mean(0) + q0.with_vector(vector).entropy()))
+        gradient = torch.cat([torch.ones(3, 1).double(), vector[:, 1:].exp() * eps.mean(0) + 1], -1)
+        vectors.append(torch.where((fallen >= 0).unsqueeze(-1), vector, vector + 0.02 * gradient))
+    at = done.steps
+    assert fallen[2] == 0 and 100 < fallen[0] < 250 and torch.equal(done.failed_at, fallen) and len(at) > 100
+    close(done.path, torch.stack(vectors)[at])
+    close(done.elbo, torch.stack(values)[at], equal_nan=True)
+
+
 def test_no_steps_at_all_is_the_start():
     assert run(num_steps=0).path.shape == (1, 3, 4)
 

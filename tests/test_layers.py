@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vilib"
 #: From the bottom up; modules of one row may import each other (never in a circle), and whatever is below.
 ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"],
-    ["models", "distribution_functions"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
+    ["models", "distribution_functions", "checks"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
     ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
@@ -21,7 +21,7 @@ ROWS = [
       "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
     ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side", "coin_ways"], ["bad_starts"],
     ["gradient_noise", "race", "race_tracks", "own_posterior"], ["own_model"], ["own_noise", "own_race"], ["explorables"],
-    ["book", "coverage"],
+    ["addresses", "plain_markdown", "docstrings"], ["hosting", "notebooks"], ["book", "coverage", "reference_pages"],
 ]
 HEIGHT = {module: row for row, modules in enumerate(ROWS) for module in modules}
 #: Those that a neighbour of the same row may import.

@@ -96,7 +96,7 @@ def test_the_posterior_is_bayes_rule():
     (data(), 0, ShapeError, "got 0"), (data()[0], 1, ShapeError, r"shape \(6,\)"),
     (data(noise=0.0), 2, VilibError, "data: 2 dimensions hold all of it, so σ² is 0"),
     (data(3), 2, VilibError, "Take fewer than 2, or more rows than 3"),
-    (data() * torch.nan, 2, VilibError, "data: it holds nan or an infinity"),
+    (data() * torch.nan, 2, VilibError, "data: row 0 holds nan or an infinity"),
 ])
 def test_data_without_a_solution_are_refused(x, num_latent, error, message):
     with pytest.raises(error, match=message):

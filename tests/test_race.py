@@ -7,7 +7,7 @@ import torch
 from helpers import seeded, tensor
 
 from vilib import MeanFieldGaussian, adam, along, fit, gaussian_target, log_evidence, pathwise, score_function, sgd, trapezoid
-from vilib.race import LOST_ELBO, coarse, field_of, race
+from vilib.race import LOST_ELBO, coarse, field_of, race, races
 from vilib.race_tracks import tracks
 
 close = torch.testing.assert_close
@@ -80,3 +80,15 @@ def test_its_table_is_its_log_joint():
     track = tracks()["logistic"]
     z = torch.linspace(-5, 5, 333, dtype=torch.float64).unsqueeze(-1)
     close(track.table(z), track.example(z), rtol=0, atol=1e-8)
+
+
+def test_with_several_optimisers_each_races_as_it_would_alone():
+    """The one that throws all its fits out has a gap, as it has alone, and disturbs nobody."""
+    track, estimators, optimizers = tracks()["logistic"], {"a": pathwise, "b": score_function}, [adam(0.1), sgd(1e30), sgd(0.02)]
+    together = races(estimators, track.example, track.q0(2, 5), optimizers, seed=2, **OPTIONS)
+    for k, optimizer in enumerate(optimizers):
+        alone = race(estimators, track.example, track.q0(2, 5), seed=2, optimizer=optimizer, **OPTIONS)
+        for key in estimators:
+            close(together[key][0][:, k], alone[key][0], rtol=1e-6, atol=1e-6, equal_nan=True)
+            assert together[key][1][k].equal(alone[key][1])
+    assert together["a"][0][:, 1].isnan().all() and not together["a"][0][:, 0].isnan().any()

@@ -4,7 +4,10 @@ from math import prod
 
 import pytest
 import torch
-from helpers import bernoulli, by_autograd, categorical, enumerated, full_rank, gaussian, mean_field, readers_model, seeded, tensor
+from helpers import (
+    bernoulli, by_autograd, categorical, enumerated, every_batch, full_rank, gaussian, mean_field, noise_for,
+    readers_model, seeded, tensor,
+)
 
 from vilib import (
     FactorizedLogJoint, NonFiniteLogJoint, NonScalarLogJoint, NotFactorized, ShapeError, VilibError, exact_elbo, exact_gradient,
@@ -15,7 +18,6 @@ from vilib.control_variates import local_cost
 close = torch.testing.assert_close
 FAMILIES = {"mean-field": mean_field, "Bernoulli": bernoulli, "categorical": categorical}
 every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
-every_batch = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 
 
 def unit(z):
@@ -33,10 +35,6 @@ def chain(dim: int) -> FactorizedLogJoint:
 def independent(offset: float, dim: int = 3) -> FactorizedLogJoint:
     """One term a coordinate, each with a constant of its own."""
     return FactorizedLogJoint([(lambda z, d=d: offset + (0.7 - d) * z[..., 0], [d]) for d in range(dim)])
-
-
-def noise_for(q, num_samples=8):
-    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(), dtype=q.vector().dtype)
 
 
 # ---- the log joint --------------------------------------------------------------------------------------------------

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
-from helpers import FAMILIES, bernoulli, by_autograd, categorical, enumerated, full_rank, gaussian, mean_field, seeded, tensor
+from helpers import (
+    FAMILIES, bernoulli, by_autograd, categorical, enumerated, every_batch, full_rank, gaussian, mean_field,
+    noise_for, tensor,
+)
 
 from vilib import (
     FactorizedBernoulli, ShapeError, correlated_gaussian, effective_sample_size, exact_elbo, exact_gradient, expectation,
-    log_importance_weights, normal, reweighted_score_function, score_function, self_normalized_score_function,
+    log_importance_weights, reweighted_score_function, score_function, self_normalized_score_function,
     value_of,
 )
 
@@ -17,12 +20,7 @@ REUSE = {"plain": reweighted_score_function, "self-normalised": self_normalized_
 every_reuse = pytest.mark.parametrize("estimator", REUSE.values(), ids=REUSE)
 every_family = pytest.mark.parametrize(
     "make", [*FAMILIES.values(), bernoulli, categorical], ids=[*FAMILIES, "Bernoulli", "categorical"])
-every_batch = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 TARGET = correlated_gaussian(0.5)
-
-
-def noise_for(q, num_samples=8, seed=0):
-    return normal(num_samples, q.batch_shape, q.dim, generator=seeded(seed), dtype=q.vector().dtype)
 
 
 def from_old(estimator, q_old):

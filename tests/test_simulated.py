@@ -6,15 +6,12 @@ import math
 
 import pytest
 import torch
+from helpers import seeded
 
 import vilib
 from vilib import Encoder, FullRankGaussian, MeanFieldGaussian, ShapeError, VilibError, adam, mlp, train_on_simulations
 
 NOISE = 0.5
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def encoder_of(widths, generator, dim=1, family=MeanFieldGaussian):

@@ -1,5 +1,7 @@
 """The marker of VAE losses: right losses pass, and each slip is called by its name."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
@@ -28,11 +30,11 @@ def closed_form(decode, x, mu, omega, eps):
     return kl(mu, omega).mean() - fit(decode, x, draws(mu, omega, eps)).mean()
 
 
-def by_draws(decode, x, mu, omega, eps):
-    """Both densities of the KL at the draws."""
+def by_draws(decode, x, mu, omega, eps, constant_of_p=0.0, constant_of_q=0.0):
+    """Both densities of the KL at the draws, each with a constant for each coordinate."""
     z = draws(mu, omega, eps)
-    log_p = -0.5 * z.square().sum(-1)
-    log_q = (-0.5 * eps**2 - omega).sum(-1)
+    log_p = (-0.5 * z.square() - constant_of_p).sum(-1)
+    log_q = (-0.5 * eps**2 - omega - constant_of_q).sum(-1)
     return -(fit(decode, x, z) + log_p - log_q).mean()
 
 
@@ -67,6 +69,10 @@ WRONG = {
     "likelihood summed over pictures": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum((-2, -1)).mean() + kl(m, o).mean(),
     "KL summed over pictures": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum(-1).mean() + kl(m, o).sum(),
     "sum over draws": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum((0, -1)).mean() + kl(m, o).mean(),
+    "sum over pictures and draws": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum() + kl(m, o).sum(),
+    "KL without its −1": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum(-1).mean() + (0.5 * ((2 * o).exp() + m**2) - o).sum(-1).mean(),
+    "½ log 2π in the prior alone": lambda *a: by_draws(*a, constant_of_p=0.5 * math.log(2 * math.pi)),
+    "½ log 2π in q alone": lambda *a: by_draws(*a, constant_of_q=0.5 * math.log(2 * math.pi)),
     "KL without its half": lambda d, x, m, o, e: pixels(d, x, m, o, e).sum(-1).mean() + 2 * kl(m, o).mean(),
     "omega as log variance":
         lambda d, x, m, o, e: pixels(d, x, m, o, e).sum(-1).mean() + 0.5 * (o.exp() + m**2 - 1 - o).sum(-1).mean(),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import gaussian, seeded, tensor
+from helpers import gaussian, seeded, slope_by_autograd, tensor
 from torch.distributions import Gamma, Normal
 
 from vilib import (
@@ -15,11 +15,6 @@ from vilib import (
 close = torch.testing.assert_close
 GAMMAS = [(10.0, 10.0), (3.0, 0.5), (0.7, 4.0)]
 every_gamma = pytest.mark.parametrize(("shape", "rate"), GAMMAS)
-
-
-def slope_by_autograd(f, z):
-    z = z.requires_grad_()
-    return torch.autograd.grad(f(z).sum(), z)[0]
 
 
 # ---- Gamma on the log scale ------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from vilib.cavi import (
     update_gaussian_factor, weight_tail,
 )
 from vilib.cavi_checking import check_coordinate_update
-from vilib.checking import BiasedEstimator, Report, assert_unbiased, check_unbiased
+from vilib.checking import BiasedEstimator, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
 from vilib.checking_model import check_model
 from vilib.checking_transforms import check_transform
+from vilib.checks import Report
 from vilib.control_variates import (
     FactorizedLogJoint, constant_baseline, cross_fitted_coefficient, effective_sample_size, leave_one_out_mean,
     log_importance_weights, other_half_mean,

@@ -51,11 +51,13 @@ def advi(
     tempering: powers 0 < β < 1, rising, one round of 100 steps each, that climb β E_q[log p(x, z)] + H[q] instead of
         the ELBO: the whole log joint is raised to the power β, so q begins wide and narrows.  After them β = 1, the
         ELBO itself, to the end.
-    tolerance: **the stopping rule.**  The climb ends when, by fresh draws, the two equations of the optimum, E_q[∇
-        log p] = 0 and precision of q = E_q[−∇² log p], hold to within ``tolerance``: Newton's method would move no
-        mean by more than ``tolerance`` standard deviations, and no standard deviation by more than that fraction
-        (:class:`vilib.climb.Optimality`).  λ is the average over the last half of the last round.  It is a local
-        optimum of the ELBO, and q need not be near the posterior: see ``pareto_k``.
+    tolerance: **the stopping rule.**  After each round of steps the two equations of the optimum, E_q[∇ log p] = 0 and
+        precision of q = E_q[−∇² log p], are estimated at fresh draws, ten times as many as the round had steps (1,000
+        at first) and at least 10 D.  The climb ends when by that estimate one step of Newton's method would move no mean by more than
+        ``tolerance`` standard deviations, and the second equation asks for no standard deviation that differs by more
+        than that fraction (:class:`vilib.climb.Optimality`).  It is an estimate: the optimum may be further away than
+        ``tolerance``, above all where ``tolerance`` is below the estimate's own noise.  λ is the average over the last half of the last round.  The optimum is a local one, and q need not be near the
+        posterior: see ``pareto_k``.
     max_steps: when they are used up first, ``converged`` is False, ``why`` says how far it is, and a NotConverged
         warning is given.
     dtype: None for float64, or float32 if only that suits the data.  The device is the generator's.
@@ -113,7 +115,7 @@ class Posterior:
     draws: dict[str, Tensor]
     log_joint: Tensor
     log_weights: Tensor
-    fit: Fit
+    fit: Fit[Gaussian]
     converged: bool
     why: str
 
@@ -157,7 +159,7 @@ class Posterior:
         """
         return pareto_k(self.log_weights)
 
-    def to_arviz(self):
+    def to_arviz(self) -> Any:
         """An ArviZ ``DataTree``: posterior (one chain of the draws) and sample_stats (lp, log p(x, z) on the
         unconstrained scale).
 
@@ -193,7 +195,7 @@ class Posterior:
 # ---- what advi checks and says --------------------------------------------------------------------------------------
 
 
-def _checked(model, family, tempering, counts: dict[str, int], tolerance: float) -> Model:
+def _checked(model: Any, family: Any, tempering: Sequence[float], counts: dict[str, int], tolerance: float) -> Model:
     """The Model itself, or the one behind an Example."""
     model = getattr(model, "model", None) or model
     if not isinstance(model, Model):
@@ -214,7 +216,7 @@ def _checked(model, family, tempering, counts: dict[str, int], tolerance: float)
 
 def _dtype_that_runs(model: Model, device: torch.device) -> torch.dtype:
     """float64, unless log_joint multiplies by float32 data, which torch refuses to mix."""
-    first = None
+    first: Any = None
     for dtype in (torch.float64, torch.float32):
         try:
             model(torch.zeros(2, model.dim, dtype=dtype, device=device))
@@ -231,16 +233,17 @@ def _words(end: Climb, model: Model, tolerance: float, max_steps: int) -> str:
     steps = int(end.fit.steps[-1])
     shift = end.at.shift.abs()
     if end.arrived:
-        return (f"Converged after {steps} steps: by Newton's method the optimum of the ELBO is within {shift.max():.2g} "
-                f"standard deviations in every mean, and within {100 * end.at.widen.abs().max():.2g} % in every standard "
-                f"deviation (tolerance {tolerance:g}).")
+        return (f"Converged after {steps} steps: estimated from {end.num_looked:,} draws, the optimum of the ELBO is "
+                f"{shift.max():.2g} standard deviations away in the worst mean, and {100 * end.at.widen.abs().max():.2g} "
+                f"% in the worst standard deviation (tolerance {tolerance:g}).")
     if not end.at.concave:
         far = ("the log joint is not concave around q, so that q is still on a slope or a saddle, or the posterior is not "
                "proper")
     else:
         worst = model.coordinate_names()[int(shift.argmax())]
-        far = (f"the optimum of the ELBO is still {shift.max():.2g} standard deviations away in {worst}, and "
-               f"{100 * end.at.widen.abs().max():.2g} % in a standard deviation (tolerance {tolerance:g})")
+        far = (f"by an estimate from {end.num_looked:,} draws the optimum of the ELBO is still {shift.max():.2g} standard "
+               f"deviations away in {worst}, and {100 * end.at.widen.abs().max():.2g} % in a standard deviation "
+               f"(tolerance {tolerance:g})")
     falls = f" On the way {len(end.falls)} rounds fell and were begun again. {end.falls[-1]}" if end.falls else ""
     return (f"Not converged: all {max_steps} steps are used up, and {far}. Do not use these numbers as they are: allow "
             "more steps (max_steps), more draws a step (num_samples), or begin elsewhere (init); or write the model so "
@@ -258,7 +261,7 @@ def _progress(noise: Noise, max_steps: int, wanted: bool) -> tuple[Any, Noise]:
     bar = tqdm(total=max_steps, delay=2.0, leave=False, unit="step", desc="advi")
 
     @functools.wraps(noise)
-    def counted(*args, **options):
+    def counted(*args: Any, **options: Any) -> Tensor:
         bar.update()
         return noise(*args, **options)
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
 from vilib.examples import Example
 from vilib.families import MeanFieldGaussian
 from vilib.fit import fit
 from vilib.quadrature import Moments, Rule, moments, trapezoid
 from vilib.tables import Table
-from vilib.types import AllFitsFailed, Estimator, LogJoint, VilibError
+from vilib.types import AllFitsFailed, Estimator, Family, LogJoint, VilibError
 
 #: Beyond these a fit is lost: so far out that float32 is about to give up.
 FARTHEST_MEAN, WIDEST_LOG_SD = 1e6, 30.0
@@ -75,7 +75,8 @@ def _by_table(example: Example, table: Table, q: MeanFieldGaussian, rule: Rule) 
     """The moments of each q, by the table where all its nodes lie within, by the log joint itself elsewhere."""
     reach = rule(1)[0].abs().max() * q.stddev[..., 0]
     within = (q.mu[..., 0] - reach >= table.lower) & (q.mu[..., 0] + reach <= table.upper)
-    vector, parts = q.vector(), {}
+    vector = q.vector()
+    parts: dict[str, Tensor] = {}
     for log_joint, chosen in ((table, within), (example, ~within)):
         if chosen.any():
             part = moments(log_joint, q.with_vector(vector[chosen]), rule, elbo=True)
@@ -85,7 +86,7 @@ def _by_table(example: Example, table: Table, q: MeanFieldGaussian, rule: Rule) 
     return Moments(**parts)
 
 
-def path_or_gaps(estimator: Estimator, log_joint: LogJoint, q0: Family, **options) -> tuple[Tensor, Tensor]:
+def path_or_gaps(estimator: Estimator, log_joint: LogJoint, q0: Family, **options: Any) -> tuple[Tensor, Tensor]:
     """The path of :func:`vilib.fit.fit`, (T, *R, P), and which fits failed, (*R); where all fail, nan instead of an error.
 
     options: those of ``fit``, with ``record_steps``, which says what T is.  Raises what ``fit`` raises but AllFitsFailed.

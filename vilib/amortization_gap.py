@@ -13,19 +13,20 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from vilib.amortized import VAE, analytic_kl, kl_to_standard_normal
+from vilib.amortized import VAE, DataLogJoint, analytic_kl, kl_to_standard_normal
 from vilib.estimators import sticking_the_landing
 from vilib.families import Gaussian
-from vilib.fit import Fit, Optimizer, adam, fit
+from vilib.fit import Fit, Optimizer, TorchOptimizer, adam, fit
 from vilib.iwae import iwae
 from vilib.models import evaluate
 from vilib.noise import normal
 from vilib.quadrature import gauss_hermite
-from vilib.types import LogJoint, ShapeError, VilibError, check_generator
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_generator
 
 _CHUNK_ELEMENTS = 2**21
 
@@ -98,18 +99,18 @@ def amortization_gap(
     climb = optimizer or adam(0.05, lambda step: 1 - step / max(num_steps, 1))
     q0 = _with_starts(q, starts)                                           # (K, N): the encoder's q, then the others
     if dim > 2:
-        check_generator(generator, x.device)
+        generator = check_generator(generator, x.device)
         return _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance, generator)
 
     nodes, weights = (rule.to(x.device) for rule in gauss_hermite(dim, num_nodes or {1: 24, 2: 10}[dim]))
     nodes = nodes[:, None, None].expand(-1, *q0.batch_shape, -1)
 
-    def quadrature(log_joint, q, eps):                                     # reconstruction − KL, as analytic_kl
+    def quadrature(log_joint: DataLogJoint, q: Gaussian, eps: Tensor) -> Tensor:                                     # reconstruction − KL, as analytic_kl
         log_likelihood = evaluate(log_joint.log_likelihood, q.transform(eps))
         return torch.tensordot(weights, log_likelihood, 1) - kl_to_standard_normal(q)
 
     climbed = fit(
-        quadrature, log_joint, q0, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
+        cast(Estimator, quadrature), log_joint, q0, num_samples=len(nodes), num_steps=num_steps, optimizer=climb,
         generator=torch.Generator(x.device), noise=lambda *shape, **options: nodes,
     )
     best, best_elbo = _best_on_the_way(climbed)
@@ -129,13 +130,16 @@ def _with_starts(q: Gaussian, starts: Sequence[Gaussian]) -> Gaussian:
     return q.with_vector(torch.stack(vectors))
 
 
-def _best_on_the_way(climbed: Fit) -> tuple[Gaussian, Tensor]:
+def _best_on_the_way(climbed: Fit[Gaussian]) -> tuple[Gaussian, Tensor]:
     recorded = torch.where(climbed.elbo.isnan(), -math.inf, climbed.elbo)      # nan marks the steps after a failure
     best_elbo, row = recorded.flatten(0, 1).max(0)                             # over the steps of every start
     return climbed.family.with_vector(climbed.path.flatten(0, 1)[row, torch.arange(len(row), device=row.device)]), best_elbo
 
 
-def _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance, generator) -> AmortizationGap:
+def _by_sampling(
+    log_joint: DataLogJoint, q: Gaussian, q0: Gaussian, climb: Optimizer | TorchOptimizer, num_steps: int, num_samples: int,
+    num_importance: int, generator: torch.Generator,
+) -> AmortizationGap:
     climbed = fit(
         sticking_the_landing, log_joint, q0, num_samples=num_samples, num_steps=num_steps, optimizer=climb,
         generator=generator, record_steps=(),
@@ -143,7 +147,7 @@ def _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance
     best = climbed.q
     size = max(1, _CHUNK_ELEMENTS // (log_joint.x.numel() * len(best.vector())))
     if len(best.vector()) > 1:                                             # which start is best, on draws of its own
-        each = 0.0
+        each: Any = 0.0
         for done in range(0, num_importance, size):
             eps = normal(min(size, num_importance - done), q.batch_shape, q.dim, generator=generator, dtype=torch.float64)
             each = each + len(eps) * analytic_kl(log_joint, best, eps.unsqueeze(1).expand(-1, *best.batch_shape, -1))
@@ -151,7 +155,9 @@ def _by_sampling(log_joint, q, q0, climb, num_steps, num_samples, num_importance
     else:
         chosen = torch.zeros(len(q.vector()), dtype=torch.int64, device=q.vector().device)
     best = q.with_vector(best.vector()[chosen, torch.arange(len(chosen), device=chosen.device)])
-    elbo, best_elbo, log_w = 0.0, 0.0, []
+    elbo: Any = 0.0
+    best_elbo: Any = 0.0
+    log_w = []
     for done in range(0, num_importance, size):
         count = min(size, num_importance - done)
         eps = normal(count, q.batch_shape, q.dim, generator=generator, dtype=torch.float64)

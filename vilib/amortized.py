@@ -11,8 +11,9 @@ p(z) = N(0, I) throughout.  Kingma & Welling (2014), Rezende, Mohamed & Wierstra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from vilib.estimators import _path, value_of
 from vilib.families import LOG_2PI, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate
 from vilib.networks import BernoulliDecoder, Encoder, mlp
-from vilib.types import Estimator, LogJoint, ShapeError, VilibError
+from vilib.types import Estimator, LogJoint, ShapeError, VilibError, check_finite
 
 # ---- the variational auto-encoder -----------------------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ class VAE(nn.Module):
         """log p(x_n, z_n) as a function z (S, N, D) -> (S, N): what every estimator and :func:`vilib.fit.fit` take."""
         return DataLogJoint(self.decoder, x)
 
-    def elbo(self, x: Tensor, eps: Tensor, estimator: Estimator | None = None) -> Tensor:
+    def elbo(self, x: Tensor, eps: Tensor, estimator: DataEstimator | None = None) -> Tensor:
         """An estimate of the ELBO of each datum, (N), in nats, that differentiates to its gradient in φ and in θ.
 
         x: (N, ...).  eps: (S, N, D).  estimator: any of :mod:`vilib.estimators`, or :func:`analytic_kl` (None).
@@ -84,11 +85,9 @@ class VAE(nn.Module):
                     f"data: {data.dtype} on '{data.device}', but {name} is {parameter.dtype} on '{parameter.device}'. "
                     f"Move one to the other: data.to({parameter.dtype}), or vae.to(data)."
                 )
-        if not bool(data.isfinite().all()):
-            row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
-            raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")
+        check_finite(data)
         if hasattr(self.decoder, "check_data"):
-            self.decoder.check_data(data)
+            cast(Any, self.decoder).check_data(data)
         some = data[:2]
         with torch.no_grad():
             try:
@@ -119,10 +118,14 @@ class DataLogJoint:
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p_θ(x_n | z_n), (S, N)."""
-        return self.decoder.log_prob(self.x, z)
+        return cast(Any, self.decoder).log_prob(self.x, z)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.log_likelihood(z) - 0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)
+
+
+#: (log_joint, q, eps) -> an ELBO estimate (N): any estimator, or one that asks the log joint of data for its terms.
+DataEstimator = Callable[[DataLogJoint, Any, Tensor], Tensor]
 
 
 # ---- the closed-form terms ------------------------------------------------------------------------------------------
@@ -149,7 +152,7 @@ def kl_to_standard_normal(q: Gaussian) -> Tensor:
     >>> kl_to_standard_normal(q).item()
     0.5
     """
-    return 0.5 * (q.stddev.square() + q.mean.square() - 1).sum(-1) - q.log_scales().sum(-1)
+    return (0.5 * (q.stddev.square() + q.mean.square() - 1) - q.log_scales()).sum(-1)
 
 
 def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float = 1.0) -> Tensor:
@@ -170,7 +173,7 @@ def analytic_kl(log_joint: DataLogJoint, q: Gaussian, eps: Tensor, beta: float =
 # ---- the gradient in the model's own parameters ---------------------------------------------------------------------
 
 
-def with_model_gradient(estimator: Estimator) -> Estimator:
+def with_model_gradient(estimator: DataEstimator) -> Estimator:
     """The same estimator, which now differentiates in θ as well: ∇_θ ELBO = E_q[∇_θ log p_θ(x, z)].
 
     q does not depend on θ, so this gradient goes inside the expectation whatever the estimator does for λ.  A pathwise
@@ -185,15 +188,15 @@ def with_model_gradient(estimator: Estimator) -> Estimator:
     tensor([2.])
     """
 
-    def with_both_gradients(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
-        watched = _Watched(log_joint)
+    def with_both_gradients(log_joint: LogJoint, q: Any, eps: Tensor) -> Tensor:
+        watched: Any = _Watched(log_joint)
         value = estimator(watched, q, eps)
         if not watched.plain:
             return value
         return value_of(value, gradient_of=value + torch.cat(watched.plain).mean(0))
 
     with_both_gradients.__name__ = getattr(estimator, "__name__", "estimator")
-    with_both_gradients.needs_independent_draws = getattr(estimator, "needs_independent_draws", False)
+    setattr(with_both_gradients, "needs_independent_draws", getattr(estimator, "needs_independent_draws", False))
     return with_both_gradients
 
 
@@ -201,7 +204,8 @@ class _Watched:
     """A log joint that keeps log p_θ of plain draws for θ, and hands it on without its gradient."""
 
     def __init__(self, log_joint: LogJoint):
-        self.log_joint, self.plain = log_joint, []
+        self.log_joint = log_joint
+        self.plain: list[Tensor] = []
 
     def __call__(self, z: Tensor) -> Tensor:
         if z.requires_grad:
@@ -213,7 +217,7 @@ class _Watched:
         self.plain.append(log_p)
         return log_p.detach()
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.log_joint, name)
 
 
@@ -238,5 +242,5 @@ def mlp_vae(
     return VAE(Encoder(encoder, MeanFieldGaussian(torch.zeros(num_latent), torch.zeros(num_latent))), decoder(decode))
 
 
-def _described(value) -> str:
+def _described(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vilib.diagnostics import elbo_estimate, log_weights, pareto_k
 from vilib.examples import Example, coin_toss, eight_schools, kidiq
@@ -56,7 +58,7 @@ class BadStart:
         """Means and sds (2,) of the parameters under the reference posterior; nan for a second that there is not."""
         if self.marginal:
             return self.marginal.mean, self.marginal.sd
-        exact, nothing = self.example.posterior, torch.tensor([math.nan], dtype=torch.float64)
+        exact, nothing = cast(Distribution, self.example.posterior), torch.tensor([math.nan], dtype=torch.float64)
         return torch.cat([exact.mean.reshape(1), nothing]), torch.cat([exact.stddev.reshape(1), nothing])
 
 
@@ -129,7 +131,35 @@ def beside_reference(
     in_z = torch.stack([m[:, 0], m[:, 1], tril[:, 0, 0], tril[:, 1, 0], tril[:, 1, 1]], -1)
     there = lambda x: x.masked_fill(lost.reshape(-1, *[1] * (x.ndim - 1)) | ~(x.abs() < far), math.nan)  # noqa: E731
     arrays = (mean, sd, (mean - known) / width, sd / width, in_z, elbo, error + 0 * elbo)
-    return Beside(*map(there, arrays), gap, spread, k_hat)
+    mean, sd, off, ratio, in_z, elbo, error = map(there, arrays)
+    return Beside(mean, sd, off, ratio, in_z, elbo, error, gap, spread, k_hat)
+
+
+def significant(x: Tensor, digits: int) -> Tensor:
+    """x to so many significant digits; 0, nan and infinities as they are.
+
+    >>> significant(torch.tensor([0.87654, -123.456, 0.0], dtype=torch.float64), 3)
+    tensor([   0.8770, -123.0000,    0.0000], dtype=torch.float64)
+    """
+    places = digits - 1 - x.abs().nan_to_num(1.0, 1.0).clamp_min(1e-300).log10().floor()
+    return (x * 10**places).round() / 10**places
+
+
+def in_a_table(bad: BadStart, seen: Beside, digits: tuple[int, int] = (4, 3)) -> dict[str, Tensor]:
+    """mean and sd (T, 2) to the digits that a table shows, and off, to one decimal, and ratio, to two, *of these*.
+
+    So who divides, or subtracts and divides, the numbers of the table gets the table's own answer.  (What is known is taken as a
+    page holds it, in float32, lest a digit be rounded another way there.)
+
+    >>> bad, q = bad_starts()["coin"], MeanFieldGaussian(torch.tensor([[0.138]]).double(), torch.tensor([[-1.5]]).double())
+    >>> row = in_a_table(bad, beside_reference(bad, q, -7.0695, 100, 1000, torch.Generator().manual_seed(0)))
+    >>> row["sd"][0, 0].item(), row["ratio"][0, 0].item()                            # 0.0549/0.0896
+    (0.0549, 0.61)
+    """
+    mean, sd = (significant(x, n) for x, n in zip((seen.mean, seen.sd), digits))
+    known_mean, known_sd = (significant(x.float().double(), n) for x, n in zip(bad.known, digits))
+    off, ratio = (mean - known_mean) / known_sd, sd / known_sd
+    return {"mean": mean, "sd": sd, "off": off.round(decimals=1), "ratio": ratio.round(decimals=2)}
 
 
 def bad_starts() -> dict[str, BadStart]:

@@ -8,14 +8,17 @@ leaves nothing to chance, so the gradient is compared draw by draw with what eac
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vilib.checking import Report, check_unbiased
+from vilib.checking import check_unbiased
+from vilib.checks import Report, explanation
 from vilib.control_variates import leave_one_out_mean, other_half_mean
 from vilib.noise import normal
 from vilib.slips import cases
+from vilib.types import Family
 
 _ONE_OTHER = ("Each baseline is the f of one other draw. It is not biased, but as noisy as one draw: take the mean over all "
               "S − 1 others (eq:leave-one-out).")
@@ -47,7 +50,7 @@ RULES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 _SAMPLES, _REPLICATES = 6, 2000
 
 
-def check_leave_one_out(estimator: Callable, *, seed: int = 0, **options) -> Report:
+def check_leave_one_out(estimator: Callable[..., Any], *, seed: int = 0, **options: Any) -> Report:
     """Test ``estimator(log_joint, q, eps)`` as the leave-one-out estimator, and say in words what is wrong.
 
     (eq:leave-one-out)
@@ -79,20 +82,18 @@ def check_leave_one_out(estimator: Callable, *, seed: int = 0, **options) -> Rep
     ratio = (found.var(0) / _by(of_others, *draws).var(0)).tolist()
     price = (f"It is unbiased. Beside leave-one-out its variance is mu {ratio[0]:.2g}×, omega {ratio[1]:.2g}× ({name}, "
              f"S = {_SAMPLES}).")
-    for slip, (rule, words) in RULES.items():
-        if obeys(rule):
-            return Report(False, (words, price), slip, report.largest_z, report.threshold)
-    return Report(False, (
+    slip, words = explanation(RULES, obeys) or (None, (
         "It is unbiased, but not leave-one-out: its baselines are not the means of the others' f (eq:leave-one-out), and "
-        "no rule that we know explains the numbers.", price), None, report.largest_z, report.threshold)
+        "no rule that we know explains the numbers."))
+    return Report(False, (words, price), slip, report.largest_z, report.threshold)
 
 
-def _by(rule: Callable, log_p: Tensor, log_q: Tensor, score: Tensor) -> Tensor:
+def _by(rule: Callable[..., Any], log_p: Tensor, log_q: Tensor, score: Tensor) -> Tensor:
     """The gradient that a rule for the baseline gives, (R, P)."""
     return ((log_p - log_q - rule(log_p, log_q)).unsqueeze(-1) * score).mean(0)
 
 
-def _gradient(estimator: Callable, target: Callable, q, eps: Tensor) -> Tensor:
+def _gradient(estimator: Callable[..., Any], target: Callable[..., Any], q: Family, eps: Tensor) -> Tensor:
     """(R, P); the estimator may return that itself."""
     vector = q.vector().detach().requires_grad_()
     result = estimator(target, q.with_vector(vector), eps)

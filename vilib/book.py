@@ -1,7 +1,7 @@
 """The book's Sphinx extension: what Jupyter Book's own settings cannot say.
 
 A plain ``jupyter-book build .`` loads it by name (``_config.yml``), so the book comes out the same with or
-without make. It does five things:
+without make. It does six things:
 
 1. turns recording on for the kernels that execute the chapters, so that explorables leave an island in the page;
 2. keys the cache of executed chapters on the contents of ``vilib/``: change a formula and the chapters run again,
@@ -9,7 +9,9 @@ without make. It does five things:
 3. serves MathJax and the explorables' script from the site itself, and only on the pages that use them;
 4. takes out of the pages what they do not need (icon fonts, Thebe, widget state) and draws the icons in CSS;
 5. gives an explorable the room beside the text (``book_static/book.css``), the page a lecture view (``lecture.js``),
-   and on paper a light one, with the solutions for those who want them there (``page.js``).
+   and on paper a light one, with the solutions for those who want them there (``page.js``);
+6. offers each page as a notebook (``vilib.notebooks``), to download and, where the repository is known, in Binder and
+   Colab; and leaves what a host asks for beside the pages (``vilib.hosting``).
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 
-import nbformat
 from docutils import nodes
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
@@ -33,8 +34,11 @@ from myst_nb.core.read import create_nb_reader
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.plain import Style as PlainStyle
 from pybtex.style.labels import BaseLabelStyle
+from sphinx.errors import ConfigError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
+
+from vilib import addresses, hosting, notebooks
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,6 +49,9 @@ EXPLORABLE_STATIC = PACKAGE / "explorables" / "static"
 EXPLORABLE = "vilib-explorable"
 #: The class of what lies below the first of them.
 LATER = "vilib-later"
+#: The modules that shape the pages and not the numbers in them.
+DRESS = tuple(PACKAGE / f"{name}.py" for name in (
+    "book", "coverage", "docstrings", "reference_pages", "addresses", "hosting", "notebooks", "plain_markdown"))
 #: Written into the built site: the digest of all that it was made of (see `source_digest`).
 STAMP = ".made-of"
 
@@ -79,7 +86,7 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 
     The front end and this extension are left out: they shape the page, not the numbers in it.
     """
-    aside = (package / "book.py", package / "coverage.py", package / "book_static", package / "explorables" / "static")
+    aside = (*(package / path.name for path in DRESS), package / "book_static", package / "explorables" / "static")
     files = [p for p in _package_files(package) if not any(p == a or a in p.parents for a in aside)]
     return _digest(files, package)
 
@@ -87,7 +94,8 @@ def vilib_digest(package: Path = PACKAGE) -> str:
 def source_digest(root: Path) -> str:
     """Hash of all that the book in ``root`` is built from."""
     files = [root / n for n in ("_config.yml", "_toc.yml", "intro.md", "references.bib", "requirements.txt")]
-    files += (p for p in (root / "chapters").rglob("*") if ".ipynb_checkpoints" not in p.parts)
+    pages = (p for folder in ("chapters", "reference") for p in (root / folder).rglob("*"))
+    files += (p for p in pages if ".ipynb_checkpoints" not in p.parts)
     return _digest((p for p in [*files, *_package_files(root / "vilib")] if p.is_file()), root)
 
 
@@ -113,8 +121,14 @@ def _configure(app, config) -> None:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
 
     # The page's own dress changes without running anything: an "html" setting, on which every page is written again.
-    dress = [PACKAGE / "book.py", PACKAGE / "coverage.py", *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)]
-    config.vilib_page_digest = _digest(dress, PACKAGE)
+    config.vilib_page_digest = _digest([*DRESS, *_package_files(BOOK_STATIC), *_package_files(EXPLORABLE_STATIC)], PACKAGE)
+
+    try:
+        found = addresses.repository(Path(app.srcdir), config.html_theme_options.get("repository_url", ""))
+        config.vilib_site = config.html_baseurl = addresses.site(config.html_baseurl)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    config.vilib_repository = found.url if found else ""
 
     # Jupyter Book always loads Thebe, which declares a constant twice: an error on every page.
     for listeners in app.events.listeners.values():
@@ -133,7 +147,7 @@ def _bundle_mathjax(target: Path) -> None:
     The stock ``tex-chtml.js`` carries a menu and an expression explorer: 262 kB gzipped where this is 163.
     """
     package = distribution("sphinx-mathjax-offline")
-    source = next(Path(package.locate_file(f)) for f in package.files if f.name == "startup.js").parent
+    source = next(Path(str(package.locate_file(f))) for f in package.files or () if f.name == "startup.js").parent
     script = target / "mathjax.js"
     startup, *others = MATHJAX_PARTS
     parts = [
@@ -229,7 +243,7 @@ class RoomForExplorables(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        later = []
+        later: list[nodes.Element] = []
         for raw in self.document.findall(nodes.raw):
             if f'class="{EXPLORABLE}' in raw.astext():
                 cell = raw.parent
@@ -249,21 +263,6 @@ def _all_after(node: nodes.Element) -> Iterator[nodes.Element]:
         siblings = node.parent.children
         yield from (each for each in siblings[siblings.index(node) + 1 :] if isinstance(each, nodes.Element))
         node = node.parent
-
-
-def _offer_notebook(app, pagename, templatename, context, doctree) -> None:
-    """Give the page's download button an .ipynb, without outputs: it is there to be run. Before the theme's turn."""
-    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
-    if app.builder.name == "html" and "kernelspec" in app.env.metadata.get(pagename, {}) and notebook.exists():
-        content = nbformat.read(notebook, as_version=4)
-        content.metadata.pop("widgets", None)
-        for cell in content.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-        target = Path(app.outdir) / "_sources" / f"{pagename}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(content, target)
-        context["ipynb_source"] = f"{pagename}.ipynb"
 
 
 #: Laying out a long chapter takes half a second, in which nothing answers: what lies below the first explorable waits until
@@ -297,7 +296,7 @@ def _images_later(app, body: str) -> str:
     """Have each picture fetched and drawn when it comes near the screen, into a place of its own size."""
     sources = {name: Path(app.srcdir) / source for source, (_, name) in app.env.images.items()}
 
-    def lazy(tag: re.Match) -> str:
+    def lazy(tag: re.Match[str]) -> str:
         return f'<img loading="lazy" decoding="async"{_svg_size(sources.get(Path(tag[2]).name))}{tag[1]}'
 
     return re.sub(r'<img((?:\s[^>]*?)?\ssrc="([^"]*)")', lazy, body)
@@ -364,6 +363,7 @@ def _tidy_site(app, exception) -> None:
     shutil.rmtree(out / "_static" / "vendor", ignore_errors=True)
     for unused in [*(out / "_static").rglob("*.map"), *((out / "_static" / name) for name in UNUSED_ASSETS)]:
         unused.unlink(missing_ok=True)
+    hosting.write_files(app)
     if app._warncount == 0:  # Sphinx turns it into an exit status only after this event
         (out / STAMP).write_text(source_digest(Path(app.srcdir)))
 
@@ -373,10 +373,13 @@ def setup(app):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small tensors: a second thread costs more than it brings
     os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
     register_plugin("pybtex.style.formatting", "vilib", References)
-    app.add_config_value("vilib_page_digest", "", "html")
+    for name in ("vilib_page_digest", "vilib_repository", "vilib_site"):
+        app.add_config_value(name, "", "html")
     app.connect("config-inited", _configure)
     app.connect("env-before-read-docs", _execute_side_by_side)
-    app.connect("html-page-context", _offer_notebook, priority=100)
+    app.connect("html-page-context", notebooks.offer, priority=100)
+    app.connect("html-page-context", hosting.preview, priority=600)
+    app.connect("html-page-context", notebooks.offer_kernels, priority=600)
     app.connect("html-page-context", _dress_page, priority=900)
     app.connect("build-finished", _tidy_site, priority=900)
     app.add_post_transform(RoomForExplorables)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vilib.models import evaluate
 from vilib.quadrature import Rule, expectation, trapezoid
-from vilib.types import LogJoint
+from vilib.types import Family, LogJoint
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ElboTerms:
 
 
 def elbo_terms(
-    log_likelihood: LogJoint, log_prior: LogJoint, q, rule: Rule = trapezoid
+    log_likelihood: LogJoint, log_prior: LogJoint, q: Family, rule: Rule = trapezoid
 ) -> ElboTerms:
     """The terms of the ELBO by quadrature, float64, differentiable in λ; D ≤ 2.
 
@@ -58,7 +58,7 @@ def elbo_terms(
     )
 
 
-def log_weights_at(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def log_weights_at(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """log w(z) = log p(x, z) − log q(z) at draws of q, (S, *R), in nats.  (eq:elbo-weight)
 
     Their mean over the draws estimates the ELBO (eq:elbo-monte-carlo); where q is the

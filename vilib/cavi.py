@@ -95,7 +95,7 @@ def _allowed_fall(value: Tensor) -> Tensor:
     return torch.finfo(value.dtype).eps ** 0.5 * (1 + value.abs())
 
 
-def _culprit(updates, elbo, q, sweep: int) -> str:
+def _culprit(updates: Sequence[Callable[[Any], Any]], elbo: Callable[[Any], Tensor], q: Any, sweep: int) -> str:
     """Take the sweep again, one update at a time, and name the one that falls furthest."""
     values = [elbo(q)]
     for update in updates:

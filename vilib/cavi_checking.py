@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vilib.cavi import gaussian_of, precision_of, update_gaussian_factor
-from vilib.checking import Report
+from vilib.checks import Report, described, explanation, failed, raised
 from vilib.divergences import gaussian_kl
 from vilib.families import FullRankGaussian, MeanFieldGaussian
 
@@ -98,7 +99,7 @@ def _cases() -> list[_Case]:
     return cases
 
 
-def check_coordinate_update(update: Callable) -> Report:
+def check_coordinate_update(update: Callable[..., Any]) -> Report:
     """Test ``update(q, i, mean, precision)``: q with factor i at its optimum for the posterior N(mean, precision⁻¹).
 
     update: q is a MeanFieldGaussian of D coordinates without a batch, float64; mean (D,), precision (D, D).  It returns
@@ -118,7 +119,7 @@ def check_coordinate_update(update: Callable) -> Report:
         try:
             result = update(case.q, case.i, case.p.mean, case.precision)
         except Exception as error:
-            return Report(False, (f"It raised {type(error).__name__} on {case.where}: {error}",), "raises")
+            return raised(error, f"on {case.where}")
         complaint = _unusable(case, result)
         if complaint is not None:
             return complaint
@@ -127,20 +128,20 @@ def check_coordinate_update(update: Callable) -> Report:
     return _praise(update, results) if complaint is None else complaint
 
 
-def _unusable(case: _Case, result) -> Report | None:
+def _unusable(case: _Case, result: Any) -> Report | None:
     if not isinstance(result, MeanFieldGaussian) or result.mu.shape != case.q.mu.shape:
-        got = f"shape {tuple(result.mu.shape)}" if isinstance(result, MeanFieldGaussian) else type(result).__name__
-        return Report(False, (f"It returned {got}, expected a MeanFieldGaussian of D = {case.p.dim} coordinates, all "
-                              "of them: factor i is new, the others are as they were.",), "shape")
+        got = described(result.mu if isinstance(result, MeanFieldGaussian) else result)
+        return failed("shape", f"It returned {got}, expected a MeanFieldGaussian of D = {case.p.dim} coordinates, all of them: factor i is new, "
+                      "the others are as they were.")
     if not bool(torch.isfinite(result.vector()).all()):
-        return Report(False, (f"mu or omega is not finite on {case.where}.",), "not finite")
+        return failed("not finite", f"mu or omega is not finite on {case.where}.")
     others = torch.arange(case.p.dim) != case.i
     same = lambda name: _close(getattr(result, name)[others], getattr(case.q, name)[others])  # noqa: E731
     moved = [name for name in ("mu", "omega") if not same(name)]
     if moved:
         words = (f"On {case.where} it changed {' and '.join(moved)} of other factors too. Each factor is optimal "
                  "*given the others as they are*; change several at once, and the ELBO can fall.")
-        return Report(False, (words, _elbo_words(case, result)), "moved others")
+        return failed("moved others", words, _elbo_words(case, result))
     return None
 
 
@@ -153,16 +154,16 @@ def _explained(results: list[tuple[_Case, MeanFieldGaussian]]) -> Report | None:
         if all(_close(at[name](case, q), at[name](case, right(case))) for case, q in results):
             continue
         explains = lambda lead: all(_close(at[name](c, q), lead(c)) for c, q in results)  # noqa: B023, E731
-        slip = next((s for s, (lead, _) in slips.items() if explains(lead)), None)
+        unknown = None, f"{name}_i is not at its optimum, and no single slip that we know explains it."
+        slip, said = explanation(slips, explains) or unknown
         case, q = max(results, key=lambda both: abs(at[name](*both) - at[name](both[0], right(both[0]))).item())
         fact = f"On {case.where} {name}_i is {at[name](case, q):.4f}, the optimum {at[name](case, right(case)):.4f}."
-        unknown = f"{name}_i is not at its optimum, and no single slip that we know explains it."
-        words += [slips[slip][1] if slip else unknown, fact]
+        words += [said, fact]
         names.append(slip)
     if not words:
         return None
     fallen = min(results, key=lambda both: both[0].elbo(both[1]) - both[0].elbo(both[0].q))
-    return Report(False, (*words, _elbo_words(*fallen)), next((name for name in names if name), None))
+    return failed(next((name for name in names if name), None), *words, _elbo_words(*fallen))
 
 
 def _elbo_words(case: _Case, q: MeanFieldGaussian) -> str:
@@ -173,11 +174,11 @@ def _elbo_words(case: _Case, q: MeanFieldGaussian) -> str:
             f"this one factor can reach is {-best:.3f}.")
 
 
-def _praise(update: Callable, results: list[tuple[_Case, MeanFieldGaussian]]) -> Report:
+def _praise(update: Callable[..., Any], results: list[tuple[_Case, MeanFieldGaussian]]) -> Report:
     gain = min(case.elbo(q) - case.elbo(case.q) for case, q in results)
     case = results[-1][0]
-    q, sweeps = case.q, 0
-    while sweeps < 500 and (sweeps == 0 or case.elbo(q) - before > 1e-12):
+    q, sweeps, before = case.q, 0, -torch.inf
+    while sweeps < 500 and case.elbo(q) - before > 1e-12:
         before = case.elbo(q)
         for i in range(case.p.dim):
             q = update(q, i, case.p.mean, case.precision)
@@ -189,6 +190,6 @@ def _praise(update: Callable, results: list[tuple[_Case, MeanFieldGaussian]]) ->
         "nats below log p(x)."))
 
 
-def _close(a, b) -> bool:
+def _close(a: Any, b: Any) -> bool:
     a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
     return torch.allclose(a, b, rtol=1e-6, atol=1e-8)

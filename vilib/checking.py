@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from statistics import NormalDist
-from textwrap import fill
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vilib import estimators
+from vilib.checks import LEAK, Report, alarm, axis_advice, described, explanation, failed, on_every, raised, z_scores
 from vilib.draws import value_and_gradient
-from vilib.noise import normal
 from vilib.slips import SLIPS, VALUE_SLIPS, Problem, cases
 from vilib.types import VilibError
 
@@ -27,35 +25,8 @@ class BiasedEstimator(VilibError, AssertionError):
     """Raised by :func:`assert_unbiased`; the message is the report."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the check found.  Printing it says so in words.
-
-    passed; findings: one line each, the most telling first; slip: the name of the slip that fits, or None;
-    largest_z and threshold, in standard errors.
-    """
-
-    passed: bool
-    findings: tuple[str, ...]
-    slip: str | None = None
-    largest_z: float = float("nan")
-    threshold: float = float("nan")
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        verdict = "✓ Right. " if self.passed else "✗ Not yet. "
-        first, *others = self.findings
-        wrap = partial(fill, width=80, break_on_hyphens=False, break_long_words=False)
-        lines = [wrap(verdict + first, subsequent_indent="  ")]
-        return "\n".join([*lines, *(wrap(line, initial_indent="  ", subsequent_indent="    ") for line in others)])
-
-    __repr__ = __str__
-
-
 def check_unbiased(
-    estimator: Callable, *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
+    estimator: Callable[..., Any], *, expectation: bool = False, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 4000,
     false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimator(log_joint, q, eps)`` statistically, and say in words what is wrong.
@@ -74,22 +45,18 @@ def check_unbiased(
     >>> check_unbiased(forgets_entropy).slip
     'no entropy'
     """
-    runs, generator = [], torch.Generator().manual_seed(seed)
-    for name, target, q in cases():
-        for num_samples in sample_counts:
-            eps = normal(num_samples, (num_replicates,), q.dim, generator=generator, dtype=torch.float64)
-            run = _run(estimator, Problem(name, target, q, num_samples, expectation), eps)
-            if isinstance(run, Report):
-                return run
-            runs.append(run)
+    run = lambda name, target, q, num_samples, eps: _run(estimator, Problem(name, target, q, num_samples, expectation), eps)  # noqa: E731
+    runs = on_every(cases(), sample_counts, num_replicates, seed, run)
+    if isinstance(runs, Report):
+        return runs
     num_tests = sum(run.gradients.shape[-1] + (run.values is not None) for run in runs)
-    threshold = NormalDist().inv_cdf(1 - false_alarm / (2 * num_tests))
+    threshold = alarm(false_alarm, num_tests)
     complaints = (_gradient_report(runs, threshold), _value_report(runs, threshold))
     found = [complaint for complaint in complaints if complaint is not None]
     return found[0] if found else _praise(runs, threshold, num_tests, num_replicates)
 
 
-def assert_unbiased(estimator: Callable, **options) -> Report:
+def assert_unbiased(estimator: Callable[..., Any], **options: Any) -> Report:
     """:func:`check_unbiased`, but raise BiasedEstimator with the report if it fails.
 
     >>> from vilib import leave_one_out
@@ -114,16 +81,15 @@ class _Run:
 
     def z_scores(self, predicted: Tensor) -> Tensor:
         """How many standard errors the mean gradient is from ``predicted``, (P)."""
-        return _z_scores(self.gradients, predicted)
+        return z_scores(self.gradients, predicted)
 
 
-def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
+def _run(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> _Run | Report:
     """Run it on all replicates at once; a Report if the result is unusable."""
-    failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
     try:
         vector, result = _call(estimator, problem, eps)
     except Exception as error:
-        return failed("raises", f"It raised {type(error).__name__} on {problem.where}, eps of shape {tuple(eps.shape)}: {error}")
+        return raised(error, f"on {problem.where}, eps of shape {tuple(eps.shape)}")
     if not isinstance(result, Tensor) or result.shape not in (vector.shape, vector.shape[:-1]):
         return failed("shape", _shape_advice(result, problem, eps, vector))
     if result.ndim == 1 and not result.requires_grad:
@@ -134,9 +100,7 @@ def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
     if not torch.isfinite(gradients).all():
         return failed("not finite", f"Some gradients are not finite on {problem.where}.")
     if not torch.allclose(_gradients(*_call(estimator, problem, eps[:, :2])), gradients[:2], rtol=1e-8, atol=1e-8):
-        return failed("leak", (
-            "Replicates leak into each other, or it draws noise of its own: replicates 0 and 1 come out differently alone than "
-            "among the rest. Average over the first axis only, .mean(0); all randomness must come from eps."))
+        return failed("leak", LEAK)
     for part, name in zip(gradients.chunk(2, -1), ("mu", "omega")):
         if (part == 0).all():
             return failed(f"no gradient to {name}", (
@@ -145,7 +109,7 @@ def _run(estimator, problem: Problem, eps: Tensor) -> _Run | Report:
     return _Run(problem, result.detach() if result.ndim == 1 else None, gradients, eps)
 
 
-def _call(estimator, problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
+def _call(estimator: Callable[..., Any], problem: Problem, eps: Tensor) -> tuple[Tensor, Tensor]:
     vector = problem.q.vector().expand(eps.shape[1], -1).clone().requires_grad_()
     return vector, estimator(problem.target, problem.q.with_vector(vector), eps)
 
@@ -156,20 +120,16 @@ def _gradients(vector: Tensor, result: Tensor) -> Tensor:
     return torch.autograd.grad(result.sum(), vector)[0]
 
 
-def _shape_advice(result, problem: Problem, eps: Tensor, vector: Tensor) -> str:
-    got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-    advice = "Average over the S draws, the first axis: .mean(0)."
-    if isinstance(result, Tensor) and result.ndim == 0:
-        advice = "It averaged over the replicates too. Average over the first axis only: .mean(0)."
-    return (f"It returned {got}, expected one number a replicate (*R) = {tuple(vector.shape[:-1])}, or a gradient (*R, P) = "
-            f"{tuple(vector.shape)}, for eps {tuple(eps.shape)} = (S, *R, D) on {problem.name}. {advice}")
+def _shape_advice(result: Any, problem: Problem, eps: Tensor, vector: Tensor) -> str:
+    return (f"It returned {described(result)}, expected one number a replicate (*R) = {tuple(vector.shape[:-1])}, or a gradient (*R, P) = "
+            f"{tuple(vector.shape)}, for eps {tuple(eps.shape)} = (S, *R, D) on {problem.name}. {axis_advice(result)}")
 
 
 # ---- what slip would explain it? ------------------------------------------------------------------------------------
 
 
 def _gradient_report(runs: list[_Run], threshold: float) -> Report | None:
-    worst, largest = None, 0.0
+    worst, largest = (runs[0], 0), 0.0
     for run in runs:
         z = run.z_scores(run.problem.gradient).abs()
         if z.max() > largest:
@@ -181,9 +141,9 @@ def _gradient_report(runs: list[_Run], threshold: float) -> Report | None:
     exact, name = run.problem.gradient[coordinate], run.problem.q.parameter_names()[coordinate]
     facts = (f"On {run.problem.where} the mean gradient of {name} is {mean:.3g} ± {error:.1g}, exact is {exact:.3g}: "
              f"biased, {largest:.0f} standard errors away.")
-    for slip, (predict, words) in SLIPS.items():
-        if all(bool((r.z_scores(predict(r.problem)).abs() <= threshold).all()) for r in runs):
-            return Report(False, (words, facts), slip, largest, threshold)
+    found = explanation(SLIPS, lambda predict: all(bool((r.z_scores(predict(r.problem)).abs() <= threshold).all()) for r in runs))
+    if found is not None:
+        return failed(*found, facts, largest_z=largest, threshold=threshold)
     return Report(False, (facts, *_ratio(runs), *_innocent(runs, threshold)), None, largest, threshold)
 
 
@@ -208,18 +168,16 @@ def _innocent(runs: list[_Run], threshold: float) -> tuple[str, ...]:
 
 def _value_report(runs: list[_Run], threshold: float) -> Report | None:
     runs = [run for run in runs if run.values is not None]
-    scores = lambda of: [_z_scores(r.values, of(r.problem)).abs().item() for r in runs]  # noqa: E731
+    scores = lambda of: [z_scores(cast(Tensor, r.values), of(r.problem)).abs().item() for r in runs]  # noqa: E731
     exact = scores(lambda p: p.value)
     if not runs or max(exact) <= threshold:
         return None
     run = runs[exact.index(max(exact))]
     what = "E_q[f]" if run.problem.expectation else "the ELBO"
-    facts = f"On {run.problem.where} its mean is {run.values.mean():.3g}, {what} is {run.problem.value:.3g}."
-    for slip, (predict, words) in VALUE_SLIPS.items():
-        if max(scores(predict)) <= threshold:
-            return Report(False, (f"The gradient is right, but the value does not match {what}: {words}", facts), slip, max(exact), threshold)
-    return Report(False, (f"The gradient is right, but the value does not match {what}: it may be the surrogate that you differentiate. "
-                          "value_of(v, gradient_of=s) keeps the two apart.", facts), "value", max(exact), threshold)
+    facts = f"On {run.problem.where} its mean is {cast(Tensor, run.values).mean():.3g}, {what} is {run.problem.value:.3g}."
+    slip, words = explanation(VALUE_SLIPS, lambda predict: max(scores(predict)) <= threshold) or (
+        "value", "it may be the surrogate that you differentiate. value_of(v, gradient_of=s) keeps the two apart.")
+    return Report(False, (f"The gradient is right, but the value does not match {what}: {words}", facts), slip, max(exact), threshold)
 
 
 def _praise(runs: list[_Run], threshold: float, num_tests: int, num_replicates: int) -> Report:
@@ -234,9 +192,3 @@ def _praise(runs: list[_Run], threshold: float, num_tests: int, num_replicates: 
             ratio = (run.gradients.var(0) / variance).tolist()
             lines.append(f"Variance beside {other.__name__} ({run.problem.where}): mu {ratio[0]:.2g}×, omega {ratio[1]:.2g}×.")
     return Report(True, tuple(lines), None, largest, threshold)
-
-
-def _z_scores(samples: Tensor, predicted: Tensor) -> Tensor:
-    """(mean − predicted) / standard error over the first axis; the error has a floor, for estimators without any noise."""
-    error = samples.std(0) / len(samples) ** 0.5
-    return (samples.mean(0) - predicted) / (error + 1e-9 * (1 + predicted.abs()))

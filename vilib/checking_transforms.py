@@ -8,12 +8,13 @@ the slip that explains every number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from vilib.checking import Report
+from vilib.checks import Report, described, explanation, failed, raised
 
 #: name -> (what the slip returns instead of log |det J|, given the Jacobian matrices J (N, D, D); what to say about it)
 JACOBIAN_SLIPS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -47,7 +48,7 @@ JACOBIAN_SLIPS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 def check_transform(
-    constrain: Callable, unconstrain: Callable, log_abs_det_jacobian: Callable, *, dim: int = 3,
+    constrain: Callable[..., Any], unconstrain: Callable[..., Any], log_abs_det_jacobian: Callable[..., Any], *, dim: int = 3,
     support: constraints.Constraint | None = None, num_points: int = 64, tolerance: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Compare a map z → θ with its way back and its Jacobian by autodiff, and say what is wrong.  (eq:jac-rule-inverse)
@@ -65,6 +66,7 @@ def check_transform(
     'sign'
     """
     z = 1.5 * torch.randn(num_points, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    theta = z                                                             # until there is one
     given = {"constrain": lambda: constrain(z), "unconstrain": lambda: unconstrain(theta),
              "log_abs_det_jacobian": lambda: log_abs_det_jacobian(z, theta)}
     values = {}
@@ -72,7 +74,7 @@ def check_transform(
         try:
             values[name] = call()
         except Exception as error:
-            return _failed("raises", f"{name} raised {type(error).__name__} for tensors of shape {tuple(z.shape)}: {error}")
+            return raised(error, f"on z of shape {tuple(z.shape)}", name)
         if name == "constrain":
             wrong = _theta_is_wrong(values[name], z, constrain, support)
             if wrong is not None:
@@ -85,10 +87,6 @@ def check_transform(
     if wrong is None:
         wrong = _log_det_is_wrong(values["log_abs_det_jacobian"], log_abs_det_jacobian, z, theta, jacobian, tolerance)
     return _praise(values, z, jacobian) if wrong is None else wrong
-
-
-def _failed(slip: str | None, *findings: str) -> Report:
-    return Report(False, findings, slip)
 
 
 def _off(got: Tensor, wanted: Tensor) -> Tensor:
@@ -105,57 +103,57 @@ def _numbers(x: Tensor) -> str:
     return f"({', '.join(f'{v:.4g}' for v in x.reshape(-1).tolist())})"
 
 
-def _theta_is_wrong(theta, z: Tensor, constrain: Callable, support) -> Report | None:
+def _theta_is_wrong(
+    theta: Any, z: Tensor, constrain: Callable[..., Any], support: constraints.Constraint | None
+) -> Report | None:
     size, dim = tuple(z.shape), z.shape[-1]
     if not isinstance(theta, Tensor) or theta.ndim != 2 or theta.shape[0] != len(z):
-        got = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
-        return _failed("shape of theta", f"constrain returned {got} for z of shape {size} = (..., D). It maps the last axis "
+        return failed("shape of theta", f"constrain returned {described(theta)} for z of shape {size} = (..., D). It maps the last axis "
                        "and leaves the others alone.")
     if theta.shape[-1] not in (dim, dim + 1):
-        return _failed("shape of theta", f"constrain made {theta.shape[-1]} numbers of {dim}. A change of variables keeps the "
+        return failed("shape of theta", f"constrain made {theta.shape[-1]} numbers of {dim}. A change of variables keeps the "
                        "count; only where the entries add up to a constant may θ have one more, since it follows from the "
                        "others (dim says how many z there are).")
     total = theta.sum(-1)
     if theta.shape[-1] == dim + 1 and bool(_off(total, total[:1]).max() > 1e-9):
-        return _failed("not a simplex", f"constrain made {dim + 1} numbers of {dim}, and they do not add up to a constant: "
+        return failed("not a simplex", f"constrain made {dim + 1} numbers of {dim}, and they do not add up to a constant: "
                        f"their sums run from {total.min():.4g} to {total.max():.4g}.")
     if not theta.isfinite().all():
         at = int((~theta.isfinite()).any(-1).nonzero()[0])
-        return _failed("not finite", f"constrain made {_numbers(theta[at])} of z = {_numbers(z[at])}.")
+        return failed("not finite", f"constrain made {_numbers(theta[at])} of z = {_numbers(z[at])}.")
     if bool(_off(constrain(z[:1]), theta[:1]).max() > 1e-9):
-        return _failed("leak", "The first point comes out differently alone than among the rest: work along the last axis "
+        return failed("leak", "The first point comes out differently alone than among the rest: work along the last axis "
                        "only, .sum(-1), .cumsum(-1).")
     if support is not None:
         inside = support.check(theta)
         inside = inside if inside.ndim == 1 else inside.all(-1)
         if not inside.all():
             at = int((~inside).nonzero()[0])
-            return _failed("support", f"constrain leaves the support {support!r}: z = {_numbers(z[at])} goes to "
+            return failed("support", f"constrain leaves the support {support!r}: z = {_numbers(z[at])} goes to "
                            f"{_numbers(theta[at])}.")
     return None
 
 
-def _jacobian(constrain: Callable, z: Tensor, theta: Tensor) -> Tensor | Report:
+def _jacobian(constrain: Callable[..., Any], z: Tensor, theta: Tensor) -> Tensor | Report:
     """dθ/dz (N, D, D) by autodiff; of a simplex the last entry of θ is left out."""
     dim = z.shape[-1]
     leaf = z.clone().requires_grad_()
     moved = constrain(leaf)
     if not moved.requires_grad:
-        return _failed("no gradient", "Autodiff cannot follow constrain: write it in torch, without .item(), .numpy() or .detach().")
+        return failed("no gradient", "Autodiff cannot follow constrain: write it in torch, without .item(), .numpy() or .detach().")
     rows = [torch.autograd.grad(moved[:, i].sum(), leaf, retain_graph=True)[0] for i in range(dim)]
     jacobian = torch.stack(rows, -2)
     flat = ~(_log_det(jacobian) > -100)
     if flat.any():
         at = int(flat.nonzero()[0])
-        return _failed("flat", f"The map is not invertible: at z = {_numbers(z[at])}, θ = {_numbers(theta[at])}, the "
+        return failed("flat", f"The map is not invertible: at z = {_numbers(z[at])}, θ = {_numbers(theta[at])}, the "
                        "determinant of its Jacobian is zero, so it squeezes a volume to nothing.")
     return jacobian
 
 
-def _way_back_is_wrong(back, z: Tensor, theta: Tensor, tolerance: float) -> Report | None:
+def _way_back_is_wrong(back: Any, z: Tensor, theta: Tensor, tolerance: float) -> Report | None:
     if not isinstance(back, Tensor) or back.shape != z.shape:
-        got = tuple(back.shape) if isinstance(back, Tensor) else type(back).__name__
-        return _failed("shape of z", f"unconstrain returned {got} for θ of shape {tuple(theta.shape)}; expected "
+        return failed("shape of z", f"unconstrain returned {described(back)} for θ of shape {tuple(theta.shape)}; expected "
                        f"{tuple(z.shape)}, one number for each of z.")
     off = _off(back.detach(), z)
     if off.max() <= tolerance:
@@ -165,46 +163,45 @@ def _way_back_is_wrong(back, z: Tensor, theta: Tensor, tolerance: float) -> Repo
              f"{_numbers(back[at])}.")
     good = (off.max(0).values <= tolerance).tolist()
     if not any(good):
-        return _failed("way back", "unconstrain is not the way back.", facts)
+        return failed("way back", "unconstrain is not the way back.", facts)
     names = [f"z[{i}]" for i, right in enumerate(good) if right]
-    return _failed("way back", f"unconstrain is not the way back. Of z[0] … z[{len(good) - 1}] only {', '.join(names)} "
+    return failed("way back", f"unconstrain is not the way back. Of z[0] … z[{len(good) - 1}] only {', '.join(names)} "
                    f"{'comes' if len(names) == 1 else 'come'} back.", facts)
 
 
-def _log_det_is_wrong(log_det, function: Callable, z: Tensor, theta: Tensor, jacobian: Tensor,
+def _log_det_is_wrong(log_det: Any, function: Callable[..., Any], z: Tensor, theta: Tensor, jacobian: Tensor,
                       tolerance: float) -> Report | None:
     exact = _log_det(jacobian)
     fits = lambda got, wanted: bool(_off(got.detach().double(), wanted).max() <= tolerance)  # noqa: E731
     if not isinstance(log_det, Tensor) or log_det.shape != exact.shape:
-        got = tuple(log_det.shape) if isinstance(log_det, Tensor) else type(log_det).__name__
-        words = (f"log_abs_det_jacobian returned {got} for z of shape {tuple(z.shape)}; expected {tuple(exact.shape)}, one "
+        words = (f"log_abs_det_jacobian returned {described(log_det)} for z of shape {tuple(z.shape)}; expected {tuple(exact.shape)}, one "
                  "number for each z. ")
         if isinstance(log_det, Tensor) and log_det.shape == z.shape:
             right = fits(log_det.sum(-1), exact)
             words += "It is one number a coordinate: sum over the last axis, .sum(-1)."
-            return _failed("not summed", words + (" Then it is right." if right else ""))
+            return failed("not summed", words + (" Then it is right." if right else ""))
         advice = "It summed over the points too: .sum(-1)." if isinstance(log_det, Tensor) and log_det.ndim == 0 else ""
-        return _failed("shape of the log-determinant", words + advice)
+        return failed("shape of the log-determinant", words + advice)
     if fits(log_det, exact):
         return None
     off = _off(log_det.detach().double(), exact)
     at = int(off.argmax())
     facts = f"At z = {_numbers(z[at])} it is {log_det[at].item():.4g}; the Jacobian by autodiff has log |det J| = {exact[at]:.4g}."
     way_back = "The map and the way back are right; log_abs_det_jacobian is not."
-    for slip, (predict, words) in JACOBIAN_SLIPS.items():
-        if fits(log_det, predict(jacobian)):
-            return _failed(slip, words, facts, way_back)
+    found = explanation(JACOBIAN_SLIPS, lambda predict: fits(log_det, predict(jacobian)))
+    if found is not None:
+        return failed(*found, facts, way_back)
     if _swapped(function, z, theta, exact, fits):
-        return _failed("arguments", "Its two arguments are the wrong way round: it is called with (z, θ), in this order.",
+        return failed("arguments", "Its two arguments are the wrong way round: it is called with (z, θ), in this order.",
                        facts, way_back)
     shift = (log_det.detach() - exact).mean()
     if fits(log_det, exact + shift):
-        return _failed("constant", f"It is off by {shift:.4g} everywhere. No optimum moves, but every density is wrong by "
+        return failed("constant", f"It is off by {shift:.4g} everywhere. No optimum moves, but every density is wrong by "
                        "that factor, and so is the evidence.", facts, way_back)
-    return _failed(None, facts, way_back, "No single slip that we know explains all the numbers.")
+    return failed(None, facts, way_back, "No single slip that we know explains all the numbers.")
 
 
-def _swapped(function: Callable, z: Tensor, theta: Tensor, exact: Tensor, fits: Callable) -> bool:
+def _swapped(function: Callable[..., Any], z: Tensor, theta: Tensor, exact: Tensor, fits: Callable[..., Any]) -> bool:
     try:
         turned = function(theta, z)
         return isinstance(turned, Tensor) and turned.shape == exact.shape and fits(turned, exact)

@@ -64,7 +64,7 @@ def compose(q: Gaussian, q_u: Gaussian) -> Gaussian:
     >>> compose(q, standard(q)).mu
     tensor([3.])
     """
-    if isinstance(q, MeanFieldGaussian):
+    if isinstance(q, MeanFieldGaussian) and isinstance(q_u, MeanFieldGaussian):
         return MeanFieldGaussian(q.mu + q.stddev * q_u.mu, q.omega + q_u.omega)
     mean = q.mu + (q.scale_tril @ q_u.mu.unsqueeze(-1)).squeeze(-1)
     return FullRankGaussian(mean, _raw(q.scale_tril @ q_u.scale_tril))
@@ -102,11 +102,14 @@ class Optimality:
 
     At the optimum E_q[∇ log p] = 0, and the precision of q is E_q[−∇² log p] (its diagonal, for a mean-field q).
     Both expectations are estimated at fresh draws; then
-    shift (D,): how far Newton's method would move each mean, in units of the standard deviation that E_q[−∇² log p]
-        implies;
-    widen (D,): how much it would change each standard deviation (full rank: each principal one), as a logarithm, 0.05
-        for 5 %;
+    shift (D,): how far one step of Newton's method would move each mean, in units of the standard deviation that
+        E_q[−∇² log p] implies, all coordinates taken together;
+    widen (D,): by how much the standard deviation that the second equation asks for differs from each of q's (full
+        rank: from each principal one), as a logarithm, 0.05 for 5 %;
     concave: whether E_q[−∇² log p] is positive definite, without which there is no maximum in the means here.
+
+    They are estimates, as noisy as the draws they were made of, and exact only for a log joint that is quadratic.  They
+    say nothing of other maxima of the ELBO, and nothing of how far the best q is from the posterior.
     """
 
     shift: Tensor
@@ -115,7 +118,8 @@ class Optimality:
 
     @property
     def distance(self) -> float:
-        """The largest of all of them: 0.05 means no mean is off by more than 0.05 sd, no sd by more than about 5 %."""
+        """The largest of all of them, which a tolerance is compared with: at 0.05 no mean is *estimated* to be off by more
+        than 0.05 sd and no sd by more than about 5 %.  Infinite where not concave."""
         if not self.concave:
             return math.inf
         worst = max(self.shift.abs().max().item(), self.widen.abs().max().item())
@@ -161,16 +165,17 @@ _MAX_FALLS, _NEAR, _MAX_RECORD = 8, 10.0, 2**25
 
 @dataclass(frozen=True, eq=False)
 class Climb:
-    """Where a climb ended: q, how far it is from the optimum, and every step of the way; ``arrived`` if within the
-    tolerance.
+    """Where a climb ended: q, how far from the optimum it was estimated to be, and every step of the way.
 
+    arrived: whether that last estimate was at most the tolerance.  num_looked: the draws that it was made of.
     falls: what each round that had to be begun again said.
     """
 
     q: Gaussian
     at: Optimality
-    fit: Fit
+    fit: Fit[Gaussian]
     arrived: bool
+    num_looked: int
     falls: list[str]
 
 
@@ -180,9 +185,13 @@ def climb(
     tolerance: float, generator: torch.Generator, noise: Noise = normal, round_steps: int = 100,
     after_round: Callable[[int], None] = lambda steps: None,
 ) -> Climb:
-    """Rounds of :func:`vilib.fit.fit` from q0 (no batch), each in units of the q before it, until q is within
-    ``tolerance`` of the optimum (:class:`Optimality`) or ``max_steps`` are used up.  The options are those of
-    :func:`vilib.advi.advi`.
+    """Rounds of :func:`vilib.fit.fit` from q0 (no batch), each in units of the q before it, until one ends where
+    :func:`optimality` estimates a distance of at most ``tolerance``, or ``max_steps`` are used up.  The options are
+    those of :func:`vilib.advi.advi`.
+
+    The estimate is made after each round (but those of tempering) from fresh draws, 10 × ``round_steps`` or 10 D of
+    them, whichever is more; ``round_steps`` grows as below.  So the true distance at the end may exceed ``tolerance``:
+    the estimate has noise of its own, and the first low one ends the climb.
 
     A round ends with the average of λ over its last half.  One that is near (within ten standard deviations) and did
     not raise the ELBO beyond its noise has reached what its step size can reach: the next has half the step size and
@@ -196,7 +205,9 @@ def climb(
     >>> end.arrived, bool((end.q.mean - 5).abs() < 0.01)
     (True, True)
     """
-    q, rounds, steps_done, unseen, falls, powers, best, at = q0, [], 0, 0, [], [*tempering], -math.inf, None
+    q, steps_done, unseen, looked, powers, best, at = q0, 0, 0, 0, [*tempering], -math.inf, None
+    rounds: list[tuple[Gaussian, Fit[Gaussian]]] = []
+    falls: list[str] = []
     while at is None or (at.distance > tolerance and steps_done < max_steps):
         power = powers.pop(0) if powers else 1.0
         ahead = partial(_later, schedule, steps_done) if schedule is not None else None
@@ -211,7 +222,8 @@ def climb(
         if power != 1.0:
             continue
         try:
-            at, unseen = optimality(log_joint, q, max(10 * round_steps, 10 * q.dim), generator), 0
+            looked = max(10 * round_steps, 10 * q.dim)
+            at, unseen = optimality(log_joint, q, looked, generator), 0
         except NonFiniteLogJoint:                              # some draws of a q that is still too wide; not for ever
             at, unseen = _nowhere(q), unseen + 1
             if unseen > 2 or steps_done >= max_steps:
@@ -221,10 +233,13 @@ def climb(
         if schedule is None and at.distance < _NEAR and not elbo > best + max(2 * standard_error, 0.01):
             step_size, round_steps = step_size / 2, 2 * round_steps
         best = max(best, elbo)
-    return Climb(q, at, _joined(rounds), at.distance <= tolerance, falls)
+    return Climb(q, at, _joined(rounds), at.distance <= tolerance, looked, falls)
 
 
-def _round(log_joint, q, power, step_size, falls, optimizer, schedule, options) -> tuple[Gaussian, Fit, float]:
+def _round(
+    log_joint: LogJoint, q: Gaussian, power: float, step_size: float, falls: list[str], optimizer: Callable[..., Any],
+    schedule: Schedule | None, options: dict[str, Any],
+) -> tuple[Gaussian, Fit[Gaussian], float]:
     """One fit in units of q, begun again with a quarter of the step size, and half of q's width, if it falls."""
     while True:
         try:
@@ -243,7 +258,7 @@ def _later(schedule: Schedule, begun: int, step: int) -> float:
     return schedule(begun + step)
 
 
-def _joined(rounds: Sequence[tuple[Gaussian, Fit]]) -> Fit:
+def _joined(rounds: Sequence[tuple[Gaussian, Fit[Gaussian]]]) -> Fit[Gaussian]:
     """The rounds as one fit, λ in the coordinates of z; where one ended and the next begins, the beginning stands."""
     paths, steps, elbos, begun = [], [], [], 0
     for i, (q, done) in enumerate(rounds):

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vilib.distribution_functions import DistributionFunction, gaussian_distribution
 from vilib.examples import Example, coin_toss
 from vilib.families import Gaussian
 from vilib.laplace import laplace
 from vilib.mcmc import metropolis
+from vilib.models import Model
 from vilib.quadrature import expectation, log_evidence, posterior_density
 from vilib.types import NoMode
 
@@ -48,7 +51,8 @@ def exact_way(coin: Example) -> Way:
     >>> round(exact_way(coin_toss(6, 4)).mean, 4)
     0.5333
     """
-    return Way(coin.posterior.mean.item(), coin.posterior.stddev.item(), coin.log_evidence, 0.0)
+    exact = cast(Distribution, coin.posterior)
+    return Way(exact.mean.item(), exact.stddev.item(), cast(float, coin.log_evidence), 0.0)
 
 
 def gaussian_way(exact: DistributionFunction, q: Gaussian, evidence: float) -> Way:
@@ -70,7 +74,8 @@ def laplace_in_theta(coin: Example, exact: DistributionFunction) -> tuple[Way, G
     >>> round(laplace_in_theta(coin, logit_distribution(coin))[0].mean, 4)                           # 15/28
     0.5357
     """
-    found = laplace(lambda z: coin.model.log_joint({"theta": z[..., 0]}), coin.posterior.mean.reshape(1), max_steps=15)
+    model, posterior = cast(Model, coin.model), cast(Distribution, coin.posterior)
+    found = laplace(lambda z: model.log_joint({"theta": z[..., 0]}), posterior.mean.reshape(1), max_steps=15)
     of_theta = gaussian_distribution(found.q)
     error = exact.distance(lambda t: of_theta(torch.sigmoid(t)))
     return Way(found.q.mean.item(), found.q.stddev.item(), found.log_evidence.item(), error), found.q
@@ -86,7 +91,7 @@ def closed_ways(coin: Example, exact: DistributionFunction) -> tuple[dict[str, W
     >>> list(ways), list(gaussians)
     (['exact', 'laplace_logit', 'vi', 'laplace_theta'], ['laplace_logit', 'vi'])
     """
-    by_curvature, (best, elbo) = laplace(coin, torch.zeros(1, dtype=torch.float64)), coin.best
+    by_curvature, (best, elbo) = laplace(coin, torch.zeros(1, dtype=torch.float64)), cast(tuple[Gaussian, float], coin.best)
     gaussians = {"laplace_logit": by_curvature.q, "vi": best}
     ways = {"exact": exact_way(coin), "laplace_logit": gaussian_way(exact, by_curvature.q, by_curvature.log_evidence.item()),
             "vi": gaussian_way(exact, best, elbo)}
@@ -148,7 +153,7 @@ def theta_densities(coin: Example, gaussians: dict[str, Gaussian], theta: Tensor
     >>> {key: round(curve.item(), 2) for key, curve in curves.items()}
     {'exact': 4.05, 'laplace_logit': 4.08, 'vi': 4.0, 'laplace_theta': 3.94}
     """
-    curves = {"exact": theta_density(lambda z: coin(z) - coin.log_evidence, theta)}
+    curves = {"exact": theta_density(lambda z: coin(z) - cast(float, coin.log_evidence), theta)}
     curves |= {key: theta_density(gaussians[key].log_prob, theta) for key in ("laplace_logit", "vi")}
     of_theta = gaussians.get("laplace_theta")
     return curves | {"laplace_theta": of_theta.log_prob(theta.unsqueeze(-1)).exp() if of_theta else theta * math.nan}

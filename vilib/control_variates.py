@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vilib.models import evaluate
-from vilib.types import Baseline, LogJoint, NotFactorized, ShapeError, VilibError
+from vilib.types import Baseline, Family, LogJoint, NotFactorized, ShapeError, VilibError
 
 
 #: How many draws' worth of doubt a learnt coefficient starts with.
@@ -66,8 +66,8 @@ def leave_one_out_mean(f: Tensor, score: Tensor | None = None) -> Tensor:
     return ((f.sum(0) - f) / (len(f) - 1)).unsqueeze(-1)
 
 
-other_half_mean.needs_independent_draws = True
-leave_one_out_mean.needs_independent_draws = True
+setattr(other_half_mean, "needs_independent_draws", True)
+setattr(leave_one_out_mean, "needs_independent_draws", True)
 
 
 def cross_fitted_coefficient(f: Tensor, score: Tensor, score_variance: Tensor) -> Tensor:
@@ -94,12 +94,12 @@ def cross_fitted_coefficient(f: Tensor, score: Tensor, score_variance: Tensor) -
     centre = f.mean(0)                                   # changes nothing but the rounding: a moves with f
     f = (f - centre).unsqueeze(-1)
     fold_sums = [fold_sum(x, num_folds) for x in (f, score, f * score, score.square(), f * score.square())]
-    sums = [x.sum(0) - x for x in fold_sums]             # over the draws outside each fold
-    a = coefficient_from_sums(*sums, len(f) - len(f) // num_folds, score_variance) + centre.unsqueeze(-1)
+    of_f, s, fs, s2, fs2 = (x.sum(0) - x for x in fold_sums)    # over the draws outside each fold
+    a = coefficient_from_sums(of_f, s, fs, s2, fs2, len(f) - len(f) // num_folds, score_variance) + centre.unsqueeze(-1)
     return a.repeat_interleave(len(f) // num_folds, 0)
 
 
-def coefficient_from_sums(f, s, fs, s2, fs2, n: int, score_variance: Tensor) -> Tensor:
+def coefficient_from_sums(f: Tensor, s: Tensor, fs: Tensor, s2: Tensor, fs2: Tensor, n: int, score_variance: Tensor) -> Tensor:
     """a from n draws' sums of f, s, f s, s² and f s².  (eq:optimal-baseline)"""
     f_mean, s_mean = f / n, s / n
     numerator = fs2 - s_mean * fs - f_mean * (s2 - s_mean * s)
@@ -185,7 +185,7 @@ class FactorizedLogJoint:
         return self.values(z).sum(-1)
 
 
-def local_cost(log_joint: LogJoint, q, z: Tensor) -> tuple[Tensor, Tensor]:
+def local_cost(log_joint: LogJoint, q: Family, z: Tensor) -> tuple[Tensor, Tensor]:
     """f = log p − log q as a whole, (S, *R), and what of it coordinate d needs, f_d = Σ terms that touch d − log q_d:
     (S, *R, D).
 
@@ -210,7 +210,7 @@ def local_cost(log_joint: LogJoint, q, z: Tensor) -> tuple[Tensor, Tensor]:
         return log_p - log_q.sum(-1), local - log_q
 
 
-def log_factors(q, z: Tensor) -> Tensor:
+def log_factors(q: Family, z: Tensor) -> Tensor:
     """log q_d(z_d), (S, *R, D), or NotFactorized.
 
     >>> from vilib import MeanFieldGaussian
@@ -228,7 +228,7 @@ def log_factors(q, z: Tensor) -> Tensor:
 # ---- draws used again ----------------------------------------------------------------------------------------------
 
 
-def log_importance_weights(q, q_old, z: Tensor) -> Tensor:
+def log_importance_weights(q: Family, q_old: Family, z: Tensor) -> Tensor:
     """log w = log q(z) − log q_old(z) at draws z of q_old, (S, *R), plain numbers: E_old[w g] = E_q[g] for any g.
 
     E_old[w] = 1.  E_old[w²] = 1 + Var w says how far q may go: for Gaussians it is finite only while q is nowhere wider

@@ -63,7 +63,7 @@ def tests(root: Path) -> dict[str, list[str]]:
             for mark in getattr(node, "decorator_list", ()):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.covers":
                     for each in map(ast.literal_eval, mark.args):
-                        found[each].append(f"{path.relative_to(root).as_posix()}::{node.name}")
+                        found[each].append(f"{path.relative_to(root).as_posix()}::{getattr(node, 'name')}")
     return dict(found)
 
 

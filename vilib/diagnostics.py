@@ -86,7 +86,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         raise NonFiniteLogJoint("log_weights: some are nan or +inf. Look at the log joint at the draws that gave them.",
                                 bad.nonzero()[0], None, float(log_weights[bad][0]), bad.any(0))
     try:
-        from arviz_stats.base import array_stats
+        from arviz_stats.base import array_stats  # type: ignore[attr-defined]  # public, and not in its __all__
     except ImportError as error:
         raise MissingPackage("pareto_k fits the tail with ArviZ, which is not installed: python -m pip install arviz-stats"
                              ) from error

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def _kept() -> Tensor:
         return torch.from_numpy(np.load(file)["parameters"]).double()
 
 
-def snapshots(beta: float, **options) -> Tensor:
+def snapshots(beta: float, **options: Any) -> Tensor:
     """Train, and keep the parameters at each of EPOCHS, (epoch, parameter), float64.
 
     >>> snapshots(1.0, num_epochs=1, progress=False).shape                                  # epochs 0 and 1

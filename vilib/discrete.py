@@ -13,22 +13,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softplus
 
-from vilib.families import Gaussian
-from vilib.types import NotReparameterizable, ShapeError
+from vilib.types import NotReparameterizable, ShapeError, check_noise
 
 #: As many states as a sum over all of them may have.
 MOST_STATES = 2**20
 
 
+@dataclass(frozen=True, eq=False)
 class _Discrete:
     """What both families share: all that follows from ``log_factors`` and the logits."""
 
+    logits: Tensor
     reparameterizable = False
+
+    if TYPE_CHECKING:                                    # each says these for itself
+        @property
+        def dim(self) -> int: ...
+        @property
+        def batch_shape(self) -> torch.Size: ...
+        @property
+        def num_classes(self) -> int: ...
+        def parameter_names(self) -> tuple[str, ...]: ...
+        def log_factors(self, z: Tensor) -> Tensor: ...
 
     @property
     def num_parameters(self) -> int:
@@ -54,22 +66,14 @@ class _Discrete:
         states = torch.cartesian_prod(*[values] * self.dim).reshape(-1, *(1 for _ in self.batch_shape), self.dim)
         return states.expand(len(states), *self.batch_shape, self.dim)
 
-    def detach(self):
+    def detach(self) -> Self:
         """λ̄: the same distribution, held fixed."""
         return type(self)(*(getattr(self, field.name).detach() for field in fields(self)))
 
-    def expand(self, *batch: int):
+    def expand(self, *batch: int) -> Self:
         """The same q for a batch: leading axes ``*batch`` are put before *R."""
         return type(self)(*(parameter.expand(*batch, *parameter.shape)
                             for parameter in (getattr(self, field.name) for field in fields(self))))
-
-    def _check_noise(self, eps: Tensor) -> None:
-        expected = (*self.batch_shape, self.dim)
-        if eps.shape[1:] != expected:
-            raise ShapeError(
-                f"eps: expected (S, *R, D) = (S, {', '.join(map(str, expected))}) for this q, got {tuple(eps.shape)}. "
-                "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,7 @@ class FactorizedBernoulli(_Discrete):
 
     def sample(self, eps: Tensor) -> Tensor:
         """Draws of 0. and 1., (S, *R, D): z = 1 where Φ(ε) > 1 − θ, that is Φ(−ε) < θ, exact for a small θ too."""
-        self._check_noise(eps)
+        check_noise(self, eps)
         with torch.no_grad():
             return (_phi(-eps) < self.mean).to(self.logits.dtype)
 
@@ -182,7 +186,7 @@ class FactorizedCategorical(_Discrete):
 
     def sample(self, eps: Tensor) -> Tensor:
         """Draws as class numbers, (S, *R, D): how many of the sums π_0, π_0 + π_1, … Φ(ε) exceeds."""
-        self._check_noise(eps)
+        check_noise(self, eps)
         with torch.no_grad():
             bounds = self.probabilities.cumsum(-1)[..., :-1]
             return (_phi(eps).unsqueeze(-1) > bounds).sum(-1).to(self.logits.dtype)
@@ -219,10 +223,6 @@ class FactorizedCategorical(_Discrete):
 
     def parameter_names(self) -> tuple[str, ...]:
         return tuple(f"logits[{d},{k}]" for d in range(self.dim) for k in range(self.num_classes))
-
-
-#: Any family of vilib.
-Family = Gaussian | FactorizedBernoulli | FactorizedCategorical
 
 
 def _phi(eps: Tensor) -> Tensor:

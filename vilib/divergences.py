@@ -18,13 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
 from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate
 from vilib.quadrature import (
     Rule, best_gaussian, box_nodes, exact_curvature, exact_elbo, exact_gradient, trapezoid,
 )
-from vilib.types import LogJoint, ShapeError, VilibError
+from vilib.types import Family, LogJoint, ShapeError, VilibError
 
 #: By how much a box may be too small or its grid too coarse: the density at its edge over that at the peak, and the
 #: relative change of ∫p when every second node is left out.
@@ -112,7 +111,7 @@ def forward_kl(
     return weights @ log_density - torch.tensordot(weights, log_q, 1)
 
 
-def _normalised(log_p: LogJoint, lower, upper, num_nodes: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _normalised(log_p: LogJoint, lower: float | Sequence[float] | Tensor, upper: float | Sequence[float] | Tensor, num_nodes: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes z (N, D), the normalised log density there (N,), and weights (N,) that sum to one."""
     z, log_cell = box_nodes(lower, upper, num_nodes)
     grid = evaluate(log_p, z).detach()
@@ -232,6 +231,7 @@ def moment_matched_gaussian(
     z, _, weights = _normalised(log_p, lower, upper, num_nodes)
     mean = weights @ z
     covariance = (z - mean).mT @ (weights.unsqueeze(-1) * (z - mean))
+    q: Gaussian
     if family is MeanFieldGaussian:
         q = MeanFieldGaussian(mean, 0.5 * covariance.diagonal().log())
     else:
@@ -286,7 +286,7 @@ def stationary_gaussians(
         start = starts.with_vector(vector)
         for q in (best_gaussian(log_p, start)[0], _flat_place(log_p, start, rule, tolerance, max_steps)):
             flat = q is not None and exact_gradient(log_p, q, rule, elbo=True).abs().max() < tolerance
-            if flat and all(gaussian_kl(q, other.q) > 1e-6 for other in found):
+            if q is not None and flat and all(gaussian_kl(q, other.q) > 1e-6 for other in found):
                 curvature = torch.linalg.eigvalsh(-exact_curvature(log_p, q, rule, elbo=True))
                 kl = reverse_kl(log_p, q, log_evidence=log_evidence, rule=rule).item()
                 found.append(StationaryPoint(q, kl, curvature))

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from vilib import estimators
 from vilib.control_variates import cross_fitted_coefficient
-from vilib.discrete import Family
-from vilib.families import FullRankGaussian, Gaussian, MeanFieldGaussian
+from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.models import evaluate, value_and_slope
-from vilib.types import Estimator, LogJoint, ShapeError
+from vilib.types import Baseline, Estimator, Family, LogJoint, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,42 +122,81 @@ def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Family, eps
         return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
 
 
-def _f(log_joint, q, eps):
+#: (λ (*R, P), ε (S, *R, D)) -> the estimator's value (*R) and its gradient (*R, P).
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def step_of(estimator: Estimator, log_joint: LogJoint, family: Family) -> Step:
+    """(λ (*R, P), ε (S, *R, D)) -> :func:`value_and_gradient` of the member of ``family`` at λ, for the many steps of a fit.
+
+    A step of a small model is some dozens of small tensor operations, and each of them tells.  Where q is mean-field and the estimator
+    goes by the path, this makes what does not change from step to step once, and the rest in as few operations as will do.
+
+    >>> q, eps = MeanFieldGaussian(torch.zeros(1), torch.zeros(1)), torch.tensor([[1.0], [-1.0]])
+    >>> step_of(estimators.pathwise, lambda z: -z.square().sum(-1) / 2, q)(q.vector(), eps)[1]
+    tensor([0., 0.])
+    """
+    if type(family) is MeanFieldGaussian and estimator in (estimators.pathwise, estimators.sticking_the_landing):
+        return _mean_field_step(log_joint, family, landing=estimator is estimators.sticking_the_landing)
+    return lambda vector, eps: value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+
+
+def _mean_field_step(log_joint: LogJoint, family: MeanFieldGaussian, landing: bool) -> Step:
+    """Pathwise: mean log p + H[q].  Landing: mean (log p − log q), and −log q = Σ (ω + ½ε²) + D/2 log 2π at a draw."""
+    constant = family.mu.new_tensor(0.5 * family.dim * (LOG_2PI if landing else 1 + LOG_2PI))
+    of_entropy = torch.zeros_like(family.vector()) if landing else family.entropy_gradient()
+
+    def step(vector: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        mu, omega = vector.chunk(2, -1)
+        if eps.shape[1:] != mu.shape:
+            family.with_vector(vector).transform(eps)                        # raises, and says what was expected
+        sigma, share = omega.exp(), 1 / eps.shape[0]
+        f, slope = value_and_slope(log_joint, torch.addcmul(mu, sigma, eps))
+        if landing:
+            f, slope = torch.add(f, eps.square().sum(-1), alpha=0.5), torch.addcdiv(slope, eps, sigma)
+        by_omega = (slope * eps).sum(0) * sigma
+        gradient = torch.add(of_entropy, torch.cat([slope.sum(0), by_omega], -1), alpha=share)
+        return torch.add(omega.sum(-1) + constant, f.sum(0), alpha=share), gradient
+
+    return step
+
+
+def _f(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> Tensor:
     return evaluate(log_joint, q.transform(eps)) - q.log_prob_at(eps)
 
 
-def _score_function(log_joint, q, eps):
+def _score_function(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f = _f(log_joint, q, eps)
     return f.mean(0), q.score_sum(eps, f) / len(eps)
 
 
-def _with_baseline(baseline, log_joint, q, eps):
+def _with_baseline(baseline: Baseline, log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f, score = _f(log_joint, q, eps), q.score_at(eps)
     return f.mean(0), ((f.unsqueeze(-1) - baseline(f, score)) * score).sum(0) / len(eps)
 
 
-def _leave_one_out(log_joint, q, eps):
+def _leave_one_out(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     f = _f(log_joint, q, eps)
     f_mean = f.mean(0)
     return f_mean, q.score_sum(eps, f - f_mean) / (len(eps) - 1)                          # f − others = S/(S−1) (f − f̄)
 
 
-def _optimal_coefficient(log_joint, q, eps):
+def _optimal_coefficient(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     return _with_baseline(lambda f, score: cross_fitted_coefficient(f, score, q.score_variance()), log_joint, q, eps)
 
 
-def _pathwise(log_joint, q, eps):
+def _pathwise(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     return log_p.mean(0) + q.entropy(), q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
-def _total_derivative(log_joint, q, eps):
+def _total_derivative(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z) / len(eps) + q.entropy_gradient()
 
 
-def _sticking_the_landing(log_joint, q, eps):
+def _sticking_the_landing(log_joint: LogJoint, q: Gaussian, eps: Tensor) -> tuple[Tensor, Tensor]:
     log_p, grad_z = value_and_slope(log_joint, q.transform(eps))
     value = (log_p - q.log_prob_at(eps)).mean(0)
     return value, q.pullback_sum(eps, grad_z - q.grad_log_prob_at(eps)) / len(eps)

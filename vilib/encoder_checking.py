@@ -6,8 +6,9 @@ Nothing is random here.  :func:`check_encoder` compares an encoder with the exac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.utils import vector_to_parameters
 
 from vilib.amortization_gap import AmortizationGap
 from vilib.amortized import VAE, kl_to_standard_normal
-from vilib.checking import Report
+from vilib.checks import Report, described, explanation, failed, raised
 from vilib.families import MeanFieldGaussian
 from vilib.linear_vae import LinearVAE
 from vilib.sensor import sensor_encoder, sensor_gap
@@ -86,7 +87,7 @@ OMEGA_SLIPS: dict[str, tuple[Callable[[LinearCase], Tensor], str]] = {
 }
 
 
-def check_encoder(encoder: Callable) -> Report:
+def check_encoder(encoder: Callable[..., Any]) -> Report:
     """Compare ``encoder(x, weights, bias, noise_sd)`` with p(z | x) of x | z ~ N(W z + b, s² I), and say in words what is wrong.
 
     encoder: x (N, P), weights W (P, D) with orthogonal columns, bias b (P), noise_sd s () -> a MeanFieldGaussian with R = N.
@@ -111,19 +112,17 @@ def check_encoder(encoder: Callable) -> Report:
         return Report(True, (f"mu and omega are those of the posterior, for {len(cases[0].x)} data in each of {len(cases)} models.",))
     slips, findings = zip(*(found for found in (mean, width) if found is not None))
     right = ("mu is right.",) if mean is None else ("omega is right.",) if width is None else ()
-    return Report(False, (*findings, *right), slips[0])
+    return failed(slips[0], *findings, *right)
 
 
-def _encoded(encoder: Callable, case: LinearCase) -> MeanFieldGaussian | Report:
-    failed = lambda slip, *findings: Report(False, findings, slip)  # noqa: E731
+def _encoded(encoder: Callable[..., Any], case: LinearCase) -> MeanFieldGaussian | Report:
     rest = (case.weights, case.bias, case.noise_sd)
     try:
         q, alone = encoder(case.x, *rest), encoder(case.x[:2], *rest)
     except Exception as error:
-        return failed("raises", f"It raised {type(error).__name__} for {case.where}, x of shape {tuple(case.x.shape)}: {error}")
+        return raised(error, f"for {case.where}, x of shape {tuple(case.x.shape)}")
     if not isinstance(q, MeanFieldGaussian):
-        got = f"a tensor of shape {tuple(q.shape)}" if isinstance(q, Tensor) else f"a {type(q).__name__}"
-        return failed("family", f"It returned {got}. An encoder returns a member of the family, MeanFieldGaussian(mu, omega), omega = log σ.")
+        return failed("family", f"It returned {described(q)}. An encoder returns a member of the family, MeanFieldGaussian(mu, omega), omega = log σ.")
     expected = (len(case.x), case.weights.shape[1])
     if q.mu.shape != expected:
         return failed("shape", f"For {case.where} mu and omega are {tuple(q.mu.shape)}, expected (N, D) = {expected}: one q for each datum. "
@@ -140,13 +139,14 @@ def _encoded(encoder: Callable, case: LinearCase) -> MeanFieldGaussian | Report:
     return q
 
 
-def _named(cases, ours: list[Tensor], exact: Callable, slips: dict, name: str) -> tuple[str | None, str] | None:
+def _named(
+    cases: Sequence[Any], ours: list[Tensor], exact: Callable[..., Any], slips: Mapping[str, tuple[Callable[..., Any], str]], name: str) -> tuple[str | None, str] | None:
     """None if right, else (slip, words)."""
     if all(_close(one, exact(case)) for case, one in zip(cases, ours)):
         return None
-    for slip, (predict, words) in slips.items():
-        if all(_close(one, predict(case)) for case, one in zip(cases, ours)):
-            return slip, words
+    found = explanation(slips, lambda predict: all(_close(one, predict(case)) for case, one in zip(cases, ours)))
+    if found is not None:
+        return found
     case, one = next((case, one) for case, one in zip(cases, ours) if not _close(one, exact(case)))
     wanted = exact(case).expand_as(one)[0]
     return None, (f"For {case.where} {name} of datum 0 is {_numbers(one[0])}, the posterior's is {_numbers(wanted)}. "
@@ -164,7 +164,7 @@ def _numbers(values: Tensor) -> str:
 # ---- a gap ----------------------------------------------------------------------------------------------------------
 
 
-def check_gap(gap: Callable, *, tolerance: float = 0.01) -> Report:
+def check_gap(gap: Callable[..., Any], *, tolerance: float = 0.01) -> Report:
     """Compare ``gap(vae, x)`` with the approximation gap and the amortisation gap of two models, and say in words what is wrong.
 
     gap: a VAE with D = 1 and x (N, 1) -> (approximation (N), amortisation (N)), in nats (eq:amortization-gaps).
@@ -180,20 +180,20 @@ def check_gap(gap: Callable, *, tolerance: float = 0.01) -> Report:
         try:
             ours, alone = gap(vae, x), gap(vae, x[:2])
         except Exception as error:
-            return Report(False, (f"It raised {type(error).__name__} on {name}, x of shape {tuple(x.shape)}: {error}",), "raises")
+            return raised(error, f"on {name}, x of shape {tuple(x.shape)}")
         if not isinstance(ours, tuple | list) or len(ours) != 2 or not all(isinstance(part, Tensor) for part in ours):
-            return Report(False, (f"It returned a {type(ours).__name__}; expected two tensors, (approximation, amortisation).",), "shape")
+            return failed("shape", f"It returned {described(ours)}, expected two tensors, (approximation, amortisation).")
         shapes = [tuple(part.shape) for part in ours]
         if shapes != [(len(x),)] * 2:
             advice = "It averaged over the data. " if () in shapes else ""
-            return Report(False, (f"It returned shapes {shapes[0]} and {shapes[1]} for {len(x)} data. {advice}"
-                                  f"Expected one number for each, ({len(x)},).",), "shape")
+            return failed("shape", f"It returned shapes {shapes[0]} and {shapes[1]} for {len(x)} data. {advice}"
+                          f"Expected one number for each, ({len(x)},).")
         ours, alone = (torch.stack([part.detach().double() for part in pair]) for pair in (ours, alone))
         if not bool(ours.isfinite().all()):
-            return Report(False, (f"Some gaps are nan or infinite on {name}.",), "not finite")
+            return failed("not finite", f"Some gaps are not finite on {name}.")
         if not bool(((alone - ours[:, :2]).abs() <= tolerance * (1 + ours[:, :2].abs())).all()):
-            return Report(False, ("The gaps of data 0 and 1 change with the other data of the batch. Look for a sum over the data: "
-                                  "log p(x) and the ELBO are one number a datum.",), "leak")
+            return failed("leak", "The gaps of data 0 and 1 change with the other data of the batch. Look for a sum over the data: "
+                          "log p(x) and the ELBO are one number a datum.")
         runs.append((name, ours, exact))
     fits = lambda predict: all(_near(ours, predict(exact), tolerance) for _, ours, exact in runs)  # noqa: E731
     if fits(_parts):
@@ -203,10 +203,8 @@ def check_gap(gap: Callable, *, tolerance: float = 0.01) -> Report:
     n = int((ours - _parts(exact)).abs().amax(0).argmax())
     facts = (f"On {name}, datum {n}: approximation {ours[0, n]:.3f}, amortisation {ours[1, n]:.3f}; they are "
              f"{exact.approximation[n]:.3f} and {exact.amortization[n]:.3f}.")
-    for slip, (predict, words) in GAP_SLIPS.items():
-        if fits(predict):
-            return Report(False, (words, facts), slip)
-    return Report(False, (*_split(runs, tolerance), facts), None if not _sum_is_right(runs, tolerance) else "split")
+    found = explanation(GAP_SLIPS, fits)
+    return failed(*(_split(runs, tolerance) if found is None else found), facts)
 
 
 def _gap_cases() -> list[tuple[str, VAE, Tensor, AmortizationGap]]:
@@ -248,15 +246,12 @@ def _near(ours: Tensor, exact: Tensor, tolerance: float) -> bool:
     return bool((((ours - exact).abs() <= tolerance * (1 + exact.abs())) | exact.isnan()).all())
 
 
-def _sum_is_right(runs, tolerance: float) -> bool:
-    return all(_near(ours.sum(0), exact.inference, tolerance) for _, ours, exact in runs)
-
-
-def _split(runs, tolerance: float) -> tuple[str, ...]:
-    if not _sum_is_right(runs, tolerance):
-        return ("No single slip that we know explains the numbers.",)
+def _split(runs: Sequence[tuple[Any, Tensor, AmortizationGap]], tolerance: float) -> tuple[str | None, str]:
+    """A slip that has no prediction of its own, and what to say about it."""
+    if not all(_near(ours.sum(0), exact.inference, tolerance) for _, ours, exact in runs):
+        return None, "No single slip that we know explains the numbers."
     (_, line, exact), *_ = runs
     if _near(line, _parts(exact), tolerance):
-        return ("The sum is right, the split is not, and only on the sensor: your q* stands on a lower hill. Climb from several starts, one at "
-                "each mode of the posterior, and keep the best.",)
-    return ("The sum is right, the split is not: your q* is not the best of the family. Climb longer, or check its gradient.",)
+        return "split", ("The sum is right, the split is not, and only on the sensor: your q* stands on a lower hill. Climb from several starts, one at "
+                "each mode of the posterior, and keep the best.")
+    return "split", "The sum is right, the split is not: your q* is not the best of the family. Climb longer, or check its gradient."

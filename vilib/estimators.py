@@ -20,7 +20,7 @@ from vilib.control_variates import (
     cross_fitted_coefficient, leave_one_out_mean, local_cost, log_factors, log_importance_weights, other_half_mean,
 )
 from vilib.models import evaluate
-from vilib.types import Baseline, Estimator, LogJoint, NotReparameterizable, ShapeError
+from vilib.types import Baseline, Estimator, Family, LogJoint, NotReparameterizable, ShapeError
 
 
 def value_of(v: Tensor, gradient_of: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def value_of(v: Tensor, gradient_of: Tensor) -> Tensor:
 
 
 def score_function_expectation(
-    f: Callable[[Tensor], Tensor], q, eps: Tensor, baseline: Baseline | None = None
+    f: Callable[[Tensor], Tensor], q: Family, eps: Tensor, baseline: Baseline | None = None
 ) -> Tensor:
     """∇_λ E_q[f] = E_q[f(z) ∇_λ log q(z)], f never differentiated.  (eq:score-function; Williams 1992)
 
@@ -57,7 +57,7 @@ def score_function_expectation(
     return value_of(cost.mean(0), gradient_of=_along_score(cost, q, z, baseline))
 
 
-def pathwise_expectation(f: Callable[[Tensor], Tensor], q, eps: Tensor) -> Tensor:
+def pathwise_expectation(f: Callable[[Tensor], Tensor], q: Family, eps: Tensor) -> Tensor:
     """∇_λ E_q[f] = E_ε[∇_λ f(T_λ(ε))].
 
     (eq:pathwise; Kingma & Welling 2014, Rezende et al. 2014)
@@ -75,7 +75,7 @@ def pathwise_expectation(f: Callable[[Tensor], Tensor], q, eps: Tensor) -> Tenso
 # ---- the gradient of the ELBO, by the score -------------------------------------------------------------------------
 
 
-def score_function(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def score_function(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """∇_λ ELBO = E_q[ (log p(x, z) − log q(z)) ∇_λ log q(z) ].
 
     (eq:score-function; Paisley et al. 2012)
@@ -97,17 +97,17 @@ def score_function_with(baseline: Baseline) -> Estimator:
     'score_function_with_baseline'
     """
 
-    def score_function_with_baseline(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+    def score_function_with_baseline(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
         z = q.sample(eps)
         f = (evaluate(log_joint, z) - q.log_prob(z)).detach()
         return value_of(f.mean(0), gradient_of=_along_score(f, q, z, baseline))
 
-    score_function_with_baseline.baseline = baseline
-    score_function_with_baseline.needs_independent_draws = getattr(baseline, "needs_independent_draws", False)
+    setattr(score_function_with_baseline, "baseline", baseline)
+    setattr(score_function_with_baseline, "needs_independent_draws", getattr(baseline, "needs_independent_draws", False))
     return score_function_with_baseline
 
 
-def score_function_mean_baseline(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def score_function_mean_baseline(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """Each half of the draws takes the mean of f over the *other* half as its baseline.  (eq:baseline)
 
     Raises ShapeError for S = 1.  Needs independent draws.
@@ -115,7 +115,7 @@ def score_function_mean_baseline(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return score_function_with(other_half_mean)(log_joint, q, eps)
 
 
-def leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def leave_one_out(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """Each draw takes the mean of f over all the *other* draws as its baseline.
 
     (eq:leave-one-out; Kool et al. 2019)
@@ -135,7 +135,7 @@ def leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return value_of(f.mean(0), gradient_of=((f - others) * log_q).mean(0))
 
 
-def optimal_coefficient(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def optimal_coefficient(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """Each coordinate of λ has its own best multiple of the score subtracted.  (eq:optimal-baseline; Ranganath et al. 2014)
 
     The multiple is learnt from draws that it is not used on, see
@@ -145,7 +145,7 @@ def optimal_coefficient(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return score_function_with(learnt)(log_joint, q, eps)
 
 
-def rao_blackwell(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def rao_blackwell(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """Each coordinate hears only what touches it: Σ_d E_q[ f_d ∇_λ log q_d(z_d) ].
 
     (eq:rao-blackwell; Ranganath et al. 2014)
@@ -165,7 +165,7 @@ def rao_blackwell(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return value_of(f.mean(0), gradient_of=(f_local * log_q).sum(-1).mean(0))
 
 
-def rao_blackwell_leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def rao_blackwell_leave_one_out(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """:func:`rao_blackwell`, with the mean of the *other* draws' f_d taken from each f_d.
 
     (eq:rao-blackwell, eq:leave-one-out; Ranganath et al. 2014)
@@ -183,7 +183,7 @@ def rao_blackwell_leave_one_out(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
 # ---- the gradient of the ELBO, from the draws of an older q ----------------------------------------------------------
 
 
-def reweighted_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
+def reweighted_score_function(log_joint: LogJoint, q: Family, q_old: Family, eps: Tensor) -> Tensor:
     """E_old[ w f ∇_λ log q_λ ], w = q_λ/q_old, at draws of q_old: unbiased, and the old draws serve again.
 
     (eq:importance-weights; Owen 2013)
@@ -201,7 +201,7 @@ def reweighted_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Ten
     return _reweighted(log_joint, q, q_old, eps, lambda log_w: log_w.exp() / len(log_w))
 
 
-def self_normalized_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -> Tensor:
+def self_normalized_score_function(log_joint: LogJoint, q: Family, q_old: Family, eps: Tensor) -> Tensor:
     """:func:`reweighted_score_function` with weights made to sum to one, w/Σw: quieter as a rule, and biased.
 
     (eq:importance-weights; Owen 2013)
@@ -218,7 +218,7 @@ def self_normalized_score_function(log_joint: LogJoint, q, q_old, eps: Tensor) -
     return _reweighted(log_joint, q, q_old, eps, lambda log_w: log_w.softmax(0))
 
 
-def _reweighted(log_joint: LogJoint, q, q_old, eps: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+def _reweighted(log_joint: LogJoint, q: Family, q_old: Family, eps: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
     z = q_old.sample(eps)
     log_q = q.log_prob(z)
     f = (evaluate(log_joint, z) - log_q).detach()
@@ -229,7 +229,7 @@ def _reweighted(log_joint: LogJoint, q, q_old, eps: Tensor, weigh: Callable[[Ten
 # ---- the gradient of the ELBO, by the path --------------------------------------------------------------------------
 
 
-def pathwise(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def pathwise(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """∇_λ { E_ε[log p(x, T_λ(ε))] + H[q_λ] }, the entropy in closed form.
 
     (eq:analytic-entropy; Kucukelbir et al. 2017)
@@ -238,7 +238,7 @@ def pathwise(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return evaluate(log_joint, z).mean(0) + q.entropy()
 
 
-def total_derivative(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def total_derivative(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ(T_λ(ε)) ], log q moving with λ twice.
 
     (eq:total-derivative)
@@ -251,7 +251,7 @@ def total_derivative(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return (evaluate(log_joint, z) - q.log_prob(z)).mean(0)
 
 
-def sticking_the_landing(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def sticking_the_landing(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """∇_λ E_ε[ log p(x, T_λ(ε)) − log q_λ̄(T_λ(ε)) ], λ̄ held fixed.
 
     (eq:stl; Roeder, Wu & Duvenaud 2017)
@@ -264,19 +264,19 @@ def sticking_the_landing(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return (evaluate(log_joint, z) - q.detach().log_prob(z)).mean(0)
 
 
-score_function_mean_baseline.baseline = other_half_mean
+setattr(score_function_mean_baseline, "baseline", other_half_mean)
 for _estimator in (score_function_mean_baseline, leave_one_out, optimal_coefficient, rao_blackwell_leave_one_out):
-    _estimator.needs_independent_draws = True
+    setattr(_estimator, "needs_independent_draws", True)
 
 
-def _along_score(f: Tensor, q, z: Tensor, baseline: Baseline) -> Tensor:
+def _along_score(f: Tensor, q: Family, z: Tensor, baseline: Baseline) -> Tensor:
     """A scalar (*R) whose gradient in λ is the mean of (f − b) s."""
     score = q.score(z).detach()                                     # (S, *R, P)
     gradient = ((f.unsqueeze(-1) - baseline(f, score)) * score).mean(0)
     return (gradient * q.vector()).sum(-1)
 
 
-def _path(q, eps: Tensor) -> Tensor:
+def _path(q: Family, eps: Tensor) -> Tensor:
     if not getattr(q, "reparameterizable", False):
         raise NotReparameterizable(
             f"q: {type(q).__name__} has no differentiable transform(eps), so no gradient can run along its draws. "

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,16 +87,16 @@ class quadratic_cost(Cost):
     def __init__(self, k: float = 0.0):
         super().__init__(k)
 
-    def term(self, z):
+    def term(self, z: Tensor) -> Tensor:
         return (z - self.k).square()
 
-    def slope(self, z):
+    def slope(self, z: Tensor) -> Tensor:
         return 2 * (z - self.k)
 
-    def means(self, mu, sigma):
+    def means(self, mu: Tensor, sigma: Tensor) -> Tensor:
         return (mu - self.k).square() + sigma.square()
 
-    def slopes(self, mu, sigma):
+    def slopes(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return 2 * (mu - self.k), 2 * sigma
 
 
@@ -106,16 +107,16 @@ class cosine_cost(Cost):
     0.6065
     """
 
-    def term(self, z):
+    def term(self, z: Tensor) -> Tensor:
         return (self.k * z).cos()
 
-    def slope(self, z):
+    def slope(self, z: Tensor) -> Tensor:
         return -self.k * (self.k * z).sin()
 
-    def means(self, mu, sigma):
+    def means(self, mu: Tensor, sigma: Tensor) -> Tensor:
         return (self.k * mu).cos() * (-0.5 * (self.k * sigma).square()).exp()
 
-    def slopes(self, mu, sigma):
+    def slopes(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         damping = (-0.5 * (self.k * sigma).square()).exp()
         return -self.k * (self.k * mu).sin() * damping, -(self.k**2) * sigma * (self.k * mu).cos() * damping
 
@@ -127,17 +128,17 @@ class exponential_cost(Cost):
     0.5774
     """
 
-    def term(self, z):
+    def term(self, z: Tensor) -> Tensor:
         return (-self.k * z.square()).exp()
 
-    def slope(self, z):
+    def slope(self, z: Tensor) -> Tensor:
         return -2 * self.k * z * self.term(z)
 
-    def means(self, mu, sigma):
+    def means(self, mu: Tensor, sigma: Tensor) -> Tensor:
         a = 1 + 2 * self.k * sigma.square()
         return a.rsqrt() * (-self.k * mu.square() / a).exp()
 
-    def slopes(self, mu, sigma):
+    def slopes(self, mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         a = 1 + 2 * self.k * sigma.square()
         mean = self.means(mu, sigma)
         return -2 * self.k * mu / a * mean, 2 * self.k * sigma * (2 * self.k * mu.square() / a**2 - 1 / a) * mean
@@ -193,7 +194,7 @@ class Example:
         """
         if self.best is None:
             raise VilibError(f"example: the best q of {self.name} is not known, so neither is the way there.")
-        best = self.best[0]
+        best = cast(MeanFieldGaussian, self.best[0])
         kl = gaussian_kl(q, best)
         return torch.minimum(kl, gaussian_kl(q, MeanFieldGaussian(-best.mu, best.omega))) if self.symmetric else kl
 
@@ -420,7 +421,7 @@ def eight_schools() -> Example:
     return Example("eight schools", 10, model, window, model=model, reference=stored["reference"], data={"y": y, "sigma": sigma})
 
 
-def _stored(name: str) -> dict:
+def _stored(name: str) -> Any:
     return json.loads(resources.files("vilib").joinpath(f"data/{name}.json").read_text(encoding="utf-8"))
 
 
@@ -429,5 +430,5 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean_field(mean: list[float], sd: list[float]) -> MeanFieldGaussian:
-    mean, sd = torch.tensor(mean, dtype=torch.float64), torch.tensor(sd, dtype=torch.float64)
-    return MeanFieldGaussian(mean, sd.log())
+    mu, sigma = torch.tensor(mean, dtype=torch.float64), torch.tensor(sd, dtype=torch.float64)
+    return MeanFieldGaussian(mu, sigma.log())

@@ -11,21 +11,35 @@ ending in ``_at`` take the noise ε of a draw; those that take z find its ε fir
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from operator import itemgetter
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from vilib.types import ShapeError
+from vilib.types import ShapeError, check_noise
 
 LOG_2PI = math.log(2 * math.pi)
 
 
+@dataclass(frozen=True, eq=False)
 class _Gaussian:
     """What every Gaussian family shares: all that follows from ε = T_λ⁻¹(z)."""
 
+    mu: Tensor
     reparameterizable = True
+
+    if TYPE_CHECKING:                                    # each says these for itself
+        @property
+        def scale_tril(self) -> Tensor: ...
+        def parameter_names(self) -> tuple[str, ...]: ...
+        def log_scales(self) -> Tensor: ...
+        def transform(self, eps: Tensor) -> Tensor: ...
+        def noise_of(self, z: Tensor) -> Tensor: ...
+        def score_at(self, eps: Tensor, coordinates: Sequence[int] | None = None) -> Tensor: ...
+        def grad_log_prob_at(self, eps: Tensor) -> Tensor: ...
 
     @property
     def dim(self) -> int:
@@ -34,10 +48,6 @@ class _Gaussian:
     @property
     def batch_shape(self) -> torch.Size:
         return self.mu.shape[:-1]
-
-    @property
-    def num_parameters(self) -> int:
-        return len(self.parameter_names())
 
     @property
     def mean(self) -> Tensor:
@@ -76,14 +86,18 @@ class _Gaussian:
         """∇_z log q(z), (S, *R, D)."""
         return self.grad_log_prob_at(self.noise_of(z))
 
-    def detach(self):
+    def detach(self) -> Self:
         """λ̄: the same density, held fixed.  (eq:stl)"""
         return type(self)(*(getattr(self, field.name).detach() for field in fields(self)))
 
-    def expand(self, *batch: int):
+    def expand(self, *batch: int) -> Self:
         """The same q for a batch: leading axes ``*batch`` are put before *R."""
         parameters = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(parameter.expand(*batch, *parameter.shape) for parameter in parameters))
+
+
+#: Of a function that takes coordinates from a tensor (..., D): what is made of those.
+_Part = Callable[[Callable[[Tensor], Tensor]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +123,10 @@ class MeanFieldGaussian(_Gaussian):
             )
 
     @property
+    def num_parameters(self) -> int:
+        return 2 * self.dim
+
+    @property
     def stddev(self) -> Tensor:
         return self.omega.exp()
 
@@ -121,7 +139,7 @@ class MeanFieldGaussian(_Gaussian):
 
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + σ ε, (S, *R, D), differentiable in λ.  (eq:reparameterisation)"""
-        _check_noise(self, eps)
+        check_noise(self, eps)
         return torch.addcmul(self.mu, self.omega.exp(), eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
@@ -185,12 +203,12 @@ class MeanFieldGaussian(_Gaussian):
     def parameter_names(self) -> tuple[str, ...]:
         return tuple(f"{name}[{d}]" for name in ("mu", "omega") for d in range(self.dim))
 
-    def _by_kind(self, coordinates, of_mu, of_omega) -> Tensor:
+    def _by_kind(self, coordinates: Sequence[int] | None, of_mu: _Part, of_omega: _Part) -> Tensor:
         """of_mu(at) and of_omega(at) side by side, ``at(x)`` being the coordinates of x (..., D) that are wanted."""
         if coordinates is None:
             return torch.cat([of_mu(lambda x: x), of_omega(lambda x: x)], -1)
         split = [(of_mu, c) if c < self.dim else (of_omega, c - self.dim) for c in coordinates]
-        return torch.stack([part(lambda x, d=d: x[..., d]) for part, d in split], -1)
+        return torch.stack([part(itemgetter((..., d))) for part, d in split], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +235,10 @@ class FullRankGaussian(_Gaussian):
             )
 
     @property
+    def num_parameters(self) -> int:
+        return self.dim + self.dim * (self.dim + 1) // 2
+
+    @property
     def scale_tril(self) -> Tensor:
         """L, (*R, D, D)."""
         return self.raw_tril.tril(-1) + torch.diag_embed(self.log_scales().exp())
@@ -236,7 +258,7 @@ class FullRankGaussian(_Gaussian):
 
     def transform(self, eps: Tensor) -> Tensor:
         """z = μ + L ε, (S, *R, D), differentiable in λ.  (eq:full-rank)"""
-        _check_noise(self, eps)
+        check_noise(self, eps)
         return self.mu + _apply(self.scale_tril, eps)
 
     def noise_of(self, z: Tensor) -> Tensor:
@@ -320,12 +342,4 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.ndim == 2:
         return x @ matrix.mT
     return (x.movedim(0, -2) @ matrix.mT).movedim(-2, 0)
-
-
-def _check_noise(q: Gaussian, eps: Tensor) -> None:
-    if eps.shape[1:] != q.mu.shape:
-        raise ShapeError(
-            f"eps: expected (S, *R, D) = (S, {', '.join(map(str, q.mu.shape))}) for this q, got {tuple(eps.shape)}. "
-            "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
-        )
 

@@ -10,19 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
-from vilib.draws import value_and_gradient
+from vilib.draws import Step, step_of
 from vilib.noise import normal
 from vilib.types import (
-    AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, VilibError, check_generator,
+    AllFitsFailed, DependentDraws, Estimator, LogJoint, Noise, NonFiniteLogJoint, Q, VilibError, check_generator,
 )
 
+#: step 0, 1, … -> the factor on the step size.
 Schedule = Callable[[int], float]
+
+#: A factory of ``torch.optim``, such as ``lambda params: torch.optim.Adam(params, lr=0.1)``.
+TorchOptimizer = Callable[[Any], torch.optim.Optimizer]
 
 
 # ---- step sizes and optimisers --------------------------------------------------------------------------------------
@@ -78,7 +81,7 @@ def rmsprop(step_size: float | Tensor, schedule: Schedule | None = None, decay: 
     """ρ_t g/(√v + eps), v a running mean of g².  (Tieleman & Hinton 2012; as torch.optim.RMSprop)"""
     rate = _rate(step_size, schedule)
 
-    def update(gradient, v, step):
+    def update(gradient: Tensor, v: Tensor, step: int) -> tuple[Tensor, Tensor]:
         v = torch.lerp(gradient.square(), v, decay)
         return rate(step, gradient) * gradient / (v.sqrt() + eps), v
 
@@ -89,7 +92,7 @@ def adagrad(step_size: float | Tensor, schedule: Schedule | None = None, eps: fl
     """ρ_t g/(√Σg² + eps).  (Duchi, Hazan & Singer 2011; as torch.optim.Adagrad)"""
     rate = _rate(step_size, schedule)
 
-    def update(gradient, total, step):
+    def update(gradient: Tensor, total: Tensor, step: int) -> tuple[Tensor, Tensor]:
         total = total + gradient.square()
         return rate(step, gradient) * gradient / (total.sqrt() + eps), total
 
@@ -102,7 +105,7 @@ def adam(
     """ρ_t m̂/(√v̂ + eps), m̂ and v̂ unbiased running means of g and g².  (Kingma & Ba 2015; as torch.optim.Adam)"""
     rate = _rate(step_size, schedule)
 
-    def update(gradient, state, step):
+    def update(gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         m, v = torch.lerp(gradient, state[0], betas[0]), torch.lerp(gradient.square(), state[1], betas[1])
         root = (1 - betas[1] ** (step + 1)) ** 0.5                         # √v̂ = √v / root; root is moved to the front, a pass less
         return m * (rate(step, gradient) * root / (1 - betas[0] ** (step + 1))) / v.sqrt().add_(eps * root), (m, v)
@@ -112,7 +115,7 @@ def adam(
 
 def _rate(step_size: float | Tensor, schedule: Schedule | None) -> Callable[[int, Tensor], float | Tensor]:
     per_fit = isinstance(step_size, Tensor) and step_size.ndim > 0
-    size = step_size.unsqueeze(-1) if per_fit else float(step_size)
+    size: Any = step_size.unsqueeze(-1) if isinstance(step_size, Tensor) and per_fit else float(step_size)
 
     def rate(step: int, gradient: Tensor) -> float | Tensor:
         now = size.to(gradient) if per_fit else size
@@ -125,7 +128,7 @@ def _rate(step_size: float | Tensor, schedule: Schedule | None) -> Callable[[int
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Generic[Q]):
     """Where the fits went.
 
     steps: (T,), the steps recorded, first 0 and last num_steps.  path: (T, *R, P), λ before that step's update.
@@ -137,23 +140,23 @@ class Fit:
     path: Tensor
     elbo: Tensor
     failed_at: Tensor
-    family: Family
+    family: Q
 
     @property
-    def q(self) -> Family:
+    def q(self) -> Q:
         """The last q of each fit, batch *R."""
         return self.q_at(-1)
 
-    def q_at(self, index: int | slice | Tensor) -> Family:
+    def q_at(self, index: int | slice | Tensor) -> Q:
         """q at record ``index`` (of ``steps``); a slice or an index tensor gives a batch (T', *R)."""
         return self.family.with_vector(self.path[index])
 
 
 def fit(
-    estimator: Estimator, log_joint: LogJoint, q0: Family, *, num_samples: int, num_steps: int,
-    optimizer: Optimizer | Callable, generator: torch.Generator, noise: Noise = normal,
+    estimator: Estimator, log_joint: LogJoint, q0: Q, *, num_samples: int, num_steps: int,
+    optimizer: Optimizer | TorchOptimizer, generator: torch.Generator, noise: Noise = normal,
     record_every: int = 1, record_steps: Sequence[int] | None = None,
-) -> Fit:
+) -> Fit[Q]:
     """Climb the ELBO from q0 for ``num_steps`` steps with ``num_samples`` draws each, every fit of q0's batch at once.
 
     The noise of step t depends on the generator, S, *R and D only: the same seed gives every estimator the same ε.
@@ -174,14 +177,13 @@ def fit(
     check_generator(generator, start.device)
     check_draws(estimator, noise)
     records = _records(num_steps, record_every, record_steps)
-    path = start.new_empty(len(records), *start.shape)
-    elbo = start.new_empty(len(records), *start.shape[:-1])
+    path, elbo = _Rows(start.new_empty(len(records), *start.shape)), _Rows(start.new_empty(len(records), *start.shape[:-1]))
     failed_at = torch.full(start.shape[:-1], -1, device=start.device)
-    climb = _climber(optimizer, start)
+    evaluate, climb = step_of(estimator, log_joint, family), _climber(optimizer, start)
     vector, last_good, any_failed, row = start, start, False, 0
     for step in range(num_steps + 1):
         eps = noise(num_samples, q0.batch_shape, q0.dim, generator=generator, dtype=start.dtype)
-        value, gradient, bad, why = _evaluate(estimator, log_joint, family, vector, eps, failed_at >= 0 if any_failed else None)
+        value, gradient, bad, why = _evaluate(evaluate, vector, eps, failed_at >= 0 if any_failed else None)
         if bad is not None:
             failed_at, any_failed = torch.where(bad & (failed_at < 0), step, failed_at), True
             if bool((failed_at >= 0).all()):
@@ -189,15 +191,37 @@ def fit(
             vector = torch.where(bad.unsqueeze(-1), last_good, vector)
         last_good = vector
         if records[row] == step:
-            path[row], elbo[row] = vector, value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan)
+            path.append(vector)
+            elbo.append(value if not any_failed else value.masked_fill(failed_at >= 0, torch.nan))
             row += 1
         if step < num_steps:
             moved = climb(vector, gradient, step)
             vector = moved if not any_failed else torch.where((failed_at >= 0).unsqueeze(-1), vector, moved)
-    return Fit(torch.tensor(records), path, elbo, failed_at, family)
+    return Fit(torch.tensor(records), path.whole(), elbo.whole(), failed_at, family)
 
 
-def check_draws(estimator: Estimator, noise: Noise) -> None:
+class _Rows:
+    """The rows of a tensor, put in a block at a time, which costs less than one by one."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.done = tensor, 0
+        self.waiting: list[Tensor] = []
+
+    def append(self, row: Tensor) -> None:
+        self.waiting.append(row)
+        if len(self.waiting) == 100:
+            self.whole()
+
+    def whole(self) -> Tensor:
+        """The tensor, with every row so far."""
+        if self.waiting:
+            block = self.tensor[self.done : self.done + len(self.waiting)]
+            torch.stack(self.waiting, out=block)
+            self.done, self.waiting = self.done + len(self.waiting), []
+        return self.tensor
+
+
+def check_draws(estimator: Callable[..., Any], noise: Noise) -> None:
     """Raise DependentDraws if the estimator learns from the other draws and the noise ties the draws together."""
     if getattr(estimator, "needs_independent_draws", False) and not getattr(noise, "independent_draws", True):
         raise DependentDraws(
@@ -206,7 +230,7 @@ def check_draws(estimator: Estimator, noise: Noise) -> None:
         )
 
 
-def _evaluate(estimator, log_joint, family, vector, eps, out):
+def _evaluate(evaluate: Step, vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, str]:
     """value (*R), gradient (*R, P), the fits that just met a non-finite number (*R) or None, and why.
 
     ``out`` (*R) or None: fits that have failed already.  They ride along on a healthy one, and nothing of it is recorded.
@@ -215,13 +239,13 @@ def _evaluate(estimator, log_joint, family, vector, eps, out):
     while value is None:                                 # a log joint may name those that are nan, and only then those that are −∞
         vector, eps = _ride_along(vector, eps, out)
         try:
-            value, gradient = value_and_gradient(estimator, log_joint, family.with_vector(vector), eps)
+            value, gradient = evaluate(vector, eps)
         except NonFiniteLogJoint as error:
             bad, why = error.replicates if bad is None else bad | error.replicates, why or str(error)
             out = bad if out is None else bad | out
             if bool(out.all()):
                 return vector[..., 0], vector, out, why
-    if not math.isfinite((value.sum() + gradient.sum()).item()):
+    if not math.isfinite(value.sum().item() + gradient.sum().item()):
         not_finite = ~torch.isfinite(value + gradient.sum(-1))
         bad = not_finite if bad is None else bad | not_finite
         why = why or "The ELBO or its gradient is not finite: try a smaller step size, or start nearer."
@@ -237,12 +261,12 @@ def _ride_along(vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor
     return torch.where(out.unsqueeze(-1), vector[healthy], vector), torch.where(out.unsqueeze(-1), spare, eps)
 
 
-def _climber(optimizer: Optimizer | Callable, start: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+def _climber(optimizer: Optimizer | TorchOptimizer, start: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
     """(λ, gradient, step) -> the next λ."""
     if isinstance(optimizer, Optimizer):
         state = optimizer.init(start)
 
-        def climb(vector, gradient, step):
+        def climb(vector: Tensor, gradient: Tensor, step: int) -> Tensor:
             nonlocal state
             increment, state = optimizer.update(gradient, state, step)
             return vector + increment
@@ -252,7 +276,7 @@ def _climber(optimizer: Optimizer | Callable, start: Tensor) -> Callable[[Tensor
     parameter = start.clone().requires_grad_()
     by_torch = optimizer([parameter])
 
-    def climb_by_torch(vector, gradient, step):
+    def climb_by_torch(vector: Tensor, gradient: Tensor, step: int) -> Tensor:
         with torch.no_grad():
             parameter.copy_(vector)
         parameter.grad = -gradient                       # torch descends, we climb

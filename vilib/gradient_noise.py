@@ -86,7 +86,7 @@ def gradient_noise(
     known = [name for name in estimators if posterior or name not in ("sticking_the_landing", "total_derivative")]
     drawn = q.with_vector(q.vector().to(eps.dtype))
     estimates = nested_study(f, drawn, eps, known, elbo=posterior, sample_counts=counts.tolist(), coordinates=(coordinate,))
-    of_one = of_one or (moments(f, q, elbo=True) if posterior else f.moments(q))
+    of_one = of_one or (f.moments(q) if isinstance(f, Cost) else moments(f, q, elbo=True))
     exact, variances = of_one.gradient[coordinate].item(), of_one.variances_at(counts.tolist())
     gap = torch.full((len(counts), eps.shape[1]), math.nan)
     missing = GradientNoise(math.nan, counts, gap.to(eps), gap[:, 0].double())

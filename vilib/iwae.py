@@ -13,10 +13,10 @@ from torch import Tensor
 
 from vilib.estimators import _path, value_of
 from vilib.models import evaluate
-from vilib.types import LogJoint
+from vilib.types import Family, LogJoint
 
 
-def iwae(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def iwae(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """log (1/S) Σ_s w_s, w = p(x, z)/q(z), along the path: an estimate of L_S, (*R), in nats.
 
     (Burda, Grosse & Salakhutdinov 2016.)  Unbiased for L_S, and so is its gradient.  At S = 1 it is
@@ -34,7 +34,7 @@ def iwae(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
-def doubly_reparameterized(log_joint: LogJoint, q, eps: Tensor) -> Tensor:
+def doubly_reparameterized(log_joint: LogJoint, q: Family, eps: Tensor) -> Tensor:
     """The value of :func:`iwae`, with the gradient Σ_s w̄_s² (∂ log w_s/∂z) ∂z/∂λ, w̄ = w/Σw; (*R).
 
     (Tucker, Lawson, Gu & Maddison 2019.)  The gradient of :func:`iwae` holds scores w̄_s ∇_λ log q; written along the

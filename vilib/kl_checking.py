@@ -8,18 +8,19 @@ estimates.  If not, it looks for the slip that explains all the means, or all th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from vilib.checking import Report
+from vilib.checks import Estimates, Report, alarm, all_and_alone, explanation, failed, on_every, unusable, z_scores
 from vilib.divergences import forward_kl, reverse_kl
 from vilib.families import LOG_2PI, MeanFieldGaussian
-from vilib.noise import normal
 from vilib.quadrature import expectation, log_evidence
+from vilib.slips import WRONG_DRAWS
 from vilib.types import LogJoint
 
 
@@ -57,12 +58,16 @@ def kl_cases() -> Iterator[tuple[str, LogJoint, MeanFieldGaussian]]:
     )
     for name, log_p, q in unnormalised:
         constant = log_evidence(log_p, [-9.0] * q.dim, [9.0] * q.dim)
-        yield name, lambda z, log_p=log_p, constant=constant: log_p(z) - constant, q
+        yield name, partial(_normalised, log_p, constant), q
 
 
-def _drawn(q_of: Callable[[MeanFieldGaussian], Tensor]) -> Callable[[KLProblem], float]:
-    """The mean of log q − log p when z comes from another member of the family, at λ = q_of(q)."""
-    return lambda p: p.mean_of(lambda log_w: -log_w, p.q.with_vector(q_of(p.q)))
+def _normalised(log_p: LogJoint, constant: float, z: Tensor) -> Tensor:
+    return log_p(z) - constant
+
+
+def _drawn(vector: Callable[[MeanFieldGaussian], Tensor]) -> Callable[[KLProblem], float]:
+    """The mean of log q − log p when z comes from another member of the family, at λ = vector(q)."""
+    return lambda p: p.mean_of(lambda log_w: -log_w, p.q.with_vector(vector(p.q)))
 
 
 #: name -> (the mean that the slip leads to, what to say about it)
@@ -87,12 +92,7 @@ KL_SLIPS: dict[str, tuple[Callable[[KLProblem], float], str]] = {
         "It is the mean of ½ (log p − log q)², which is near the KL where p is near q, and biased."),
     "k3 without −1": (lambda p: p.exact + 1,
         "It is one too high: w − log w instead of w − 1 − log w. What is added must have mean zero (eq:kl-tangent)."),
-    "draws of the noise": (_drawn(lambda q: torch.zeros_like(q.vector())),
-        "z is ε itself, a draw from N(0, I) and not from q: use z = q.sample(eps), which is μ + σ ε."),
-    "variance for standard deviation": (_drawn(lambda q: torch.cat([q.mu, 2 * q.omega], -1)),
-        "z is μ + σ² ε: the noise is multiplied by the standard deviation, z = μ + σ ε."),
-    "draws with omega": (_drawn(lambda q: torch.cat([q.mu, q.omega.abs().log()], -1)),
-        "z is μ + ω ε: omega is log σ, so the noise is multiplied by omega.exp()."),
+    **{name: (_drawn(vector), words) for name, (vector, words) in WRONG_DRAWS.items()},
 }
 
 #: name -> (what of the stated error has the mean of the squared deviation from the KL; what to say)
@@ -109,36 +109,30 @@ ERROR_SLIPS: dict[str, tuple[Callable[[Tensor, int], Tensor], str]] = {
         "The error is the variance of one term: divide it by S and take the square root."),
 }
 
+NO_ERROR = ("It came without a standard error, so none was tested: nobody can tell from one such number how far off it is. "
+            "Return the pair, the estimate and its standard error (eq:kl-standard-error).")
+
 
 @dataclass(frozen=True, eq=False)
-class _Run:
-    problem: KLProblem
+class _Run(Estimates):
     eps: Tensor
-    values: Tensor               # (R)
     errors: Tensor | None        # (R), the standard errors that came with them
-
-    def z_score(self, predicted: float) -> float:
-        """How many standard errors the mean of the estimates is from ``predicted``; with a floor, for no noise."""
-        return abs(self.values.mean().item() - predicted) / (self.spread + 1e-9 * (1 + abs(predicted)))
-
-    @property
-    def spread(self) -> float:
-        return (self.values.std() / len(self.values) ** 0.5).item()
 
     def error_z_score(self, squared_error: Tensor) -> float:
         """The same for the mean of a squared standard error, against the mean squared deviation from the KL."""
         difference = squared_error - (self.values - self.problem.exact).square()
-        return (difference.mean().abs() / (difference.std() / len(difference) ** 0.5 + 1e-12)).item()
+        return z_scores(difference, torch.zeros_like(difference[0])).abs().item()
 
 
 def check_kl(
-    estimate: Callable, *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000,
+    estimate: Callable[..., Any], *, sample_counts: tuple[int, ...] = (2, 8), num_replicates: int = 20_000,
     false_alarm: float = 1e-6, seed: int = 0,
 ) -> Report:
     """Test ``estimate(log_p, q, eps)`` as an unbiased estimate of KL(q ‖ p) (eq:kl), and say in words what is wrong.
 
     estimate: log_p takes z (S, *R, D) to (S, *R), normalised; q is a MeanFieldGaussian; eps (S, *R, D) is its noise.
-        Returns (*R), in nats, or a pair of it and its standard error (*R); then the error is tested too.
+        Returns (*R), in nats, or a pair of it and its standard error (*R); then the error is tested too.  Where no error
+        comes, the report says that none was tested.
     sample_counts: the S to try, each at least 2.  num_replicates: independent estimates for each test.
     false_alarm: the chance that a right estimate fails at all, shared among the tests (Bonferroni).
     The noise is the check's own: the same seed gives the same report.  An estimate that raises is reported, not raised.
@@ -149,31 +143,27 @@ def check_kl(
     >>> check_kl(lambda log_p, q, eps: (log_p(q.sample(eps)) - q.log_prob(q.sample(eps))).mean(0)).slip
     'sign'
     """
-    runs, generator = [], torch.Generator().manual_seed(seed)
-    for name, log_p, q in kl_cases():
-        for num_samples in sample_counts:
-            eps = normal(num_samples, (num_replicates,), q.dim, generator=generator, dtype=torch.float64)
-            run = _run(estimate, KLProblem(name, log_p, q, num_samples), eps)
-            if isinstance(run, Report):
-                return run
-            runs.append(run)
+    run = lambda name, log_p, q, num_samples, eps: _run(estimate, KLProblem(name, log_p, q, num_samples), eps)  # noqa: E731
+    runs = on_every(kl_cases(), sample_counts, num_replicates, seed, run)
+    if isinstance(runs, Report):
+        return runs
     with_errors = all(run.errors is not None for run in runs)
     num_tests = len(runs) * (2 if with_errors else 1)
-    threshold = NormalDist().inv_cdf(1 - false_alarm / (2 * num_tests))
+    threshold = alarm(false_alarm, num_tests)
     worst = max(runs, key=lambda run: run.z_score(run.problem.exact))
     largest = worst.z_score(worst.problem.exact)
-    facts = (f"On {worst.problem.where} its mean is {worst.values.mean():.4f} ± {worst.spread:.1g}, the KL is "
+    facts = (f"On {worst.problem.where} its mean is {worst.values.mean():.4f} ± {worst.error:.1g}, the KL is "
              f"{worst.problem.exact:.4f}")
     if all(_is_k3_upside_down(run) for run in runs):
         return Report(False, (
             "It is the mean of q/p − 1 − log(q/p): the ratio is upside down. Under q it is w = p/q that has mean one, "
             "and q/p may have no mean at all (eq:kl-tangent).", f"{facts}."), "k3 upside down", largest, threshold)
-    wildest = max(runs, key=lambda run: run.spread / run.problem.exact)
-    if largest <= threshold and threshold * wildest.spread > wildest.problem.exact:
+    wildest = max(runs, key=lambda run: run.error / run.problem.exact)
+    if largest <= threshold and threshold * wildest.error > wildest.problem.exact:
         return Report(False, (
             "It is too noisy to tell: the mean of all estimates could be the KL, and it could be zero. Is there a "
             "ratio in it whose variance is infinite?",
-            f"On {wildest.problem.where} its mean is {wildest.values.mean():.3g} ± {wildest.spread:.1g}, the KL is "
+            f"On {wildest.problem.where} its mean is {wildest.values.mean():.3g} ± {wildest.error:.1g}, the KL is "
             f"{wildest.problem.exact:.4f}."), "too noisy", largest, threshold)
     if largest > threshold:
         return _biased(runs, threshold, largest, f"{facts}: {largest:.0f} standard errors away.")
@@ -181,13 +171,13 @@ def check_kl(
     return wrong_error if wrong_error is not None else Report(True, (
         f"Unbiased on 3 problems: {len(runs)} z-tests of {num_replicates:,} estimates each, the largest {largest:.1f} "
         f"standard errors, alarm at {threshold:.1f}." + " So are the squares of its standard errors." * with_errors,
-        f"{facts}."), None, largest, threshold)
+        f"{facts}.", *(() if with_errors else (NO_ERROR,))), None, largest, threshold)
 
 
 def _biased(runs: list[_Run], threshold: float, largest: float, facts: str) -> Report:
-    for slip, (predict, words) in KL_SLIPS.items():
-        if all(run.z_score(predict(run.problem)) <= threshold for run in runs):
-            return Report(False, (words, facts), slip, largest, threshold)
+    found = explanation(KL_SLIPS, lambda predict: all(run.z_score(predict(run.problem)) <= threshold for run in runs))
+    if found is not None:
+        return failed(*found, facts, largest_z=largest, threshold=threshold)
     each = "; ".join(f"{run.problem.where}: {run.values.mean():.3f} for {run.problem.exact:.3f}" for run in runs)
     return Report(False, (facts, f"No single slip that we know explains the numbers: {each}."), None, largest,
                   threshold)
@@ -201,43 +191,31 @@ def _is_k3_upside_down(run: _Run) -> bool:
 
 
 def _wrong_error(runs: list[_Run], threshold: float) -> Report | None:
-    scores = {run: run.error_z_score(run.errors.square()) for run in runs}
-    worst = max(scores, key=scores.get)
+    stated_by = {run: cast(Tensor, run.errors) for run in runs}
+    scores = {run: run.error_z_score(stated_by[run].square()) for run in runs}
+    worst = max(scores, key=lambda run: scores[run])
     if scores[worst] <= threshold:
         return None
-    stated, true = worst.errors.square().mean() ** 0.5, worst.values.std()
+    stated, true = stated_by[worst].square().mean() ** 0.5, worst.values.std()
     facts = (f"The estimate is right, its standard error is not. On {worst.problem.where} the estimates spread by "
              f"{true:.3f}, and the error says {stated:.3f}.")
-    for slip, (squared, words) in ERROR_SLIPS.items():
-        if all(run.error_z_score(squared(run.errors, run.problem.num_samples)) <= threshold for run in runs):
-            return Report(False, (words, facts), slip, scores[worst], threshold)
+    fits = lambda squared: all(run.error_z_score(squared(stated_by[run], run.problem.num_samples)) <= threshold for run in runs)  # noqa: E731
+    found = explanation(ERROR_SLIPS, fits)
+    if found is not None:
+        return failed(*found, facts, largest_z=scores[worst], threshold=threshold)
     return Report(False, (facts, "No single slip that we know explains it."), None, scores[worst], threshold)
 
 
-def _run(estimate: Callable, problem: KLProblem, eps: Tensor) -> _Run | Report:
-    failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
-    q = problem.q.expand(eps.shape[1])
-    try:
-        both = estimate(problem.log_p, q, eps)
-        alone = estimate(problem.log_p, problem.q.expand(2), eps[:, :2])
-    except Exception as error:
-        return failed("raises", f"It raised {type(error).__name__} on {problem.where}, eps of shape "
-                      f"{tuple(eps.shape)}: {error}")
-    both, alone = (x if isinstance(x, tuple) else (x,) for x in (both, alone))
+def _run(estimate: Callable[..., Any], problem: KLProblem, eps: Tensor) -> _Run | Report:
+    results = all_and_alone(estimate, problem.log_p, problem.q, eps, problem.where)
+    if isinstance(results, Report):
+        return results
+    both, alone = (x if isinstance(x, tuple) else (x,) for x in results)
     if not 1 <= len(both) <= 2:
         return failed("shape", f"It returned {len(both)} things; expected the estimate, or it and its standard error.")
-    for name, result, few in zip(("an estimate", "a standard error"), both, alone):
-        if not isinstance(result, Tensor) or result.shape != eps.shape[1:2]:
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-            whole = isinstance(result, Tensor) and result.ndim == 0
-            return failed("shape", f"It returned {name} of {got}, expected one number a replicate, (*R) = "
-                          f"{tuple(eps.shape[1:2])}, for eps {tuple(eps.shape)} = (S, *R, D). "
-                          f"{'It averaged over the replicates too. ' * whole}Average over the S draws, the first axis: "
-                          ".mean(0).")
-        if not torch.isfinite(result).all():
-            return failed("not finite", f"Some results are not finite on {problem.where}.")
-        if not torch.allclose(few.detach().double(), result.detach().double()[:2], rtol=1e-8, atol=1e-8):
-            return failed("leak", "Replicates 0 and 1 come out differently alone than among the rest: average over the "
-                          "first axis only, and take all randomness from eps.")
+    for name, result, few in zip(("an estimate of ", "a standard error of "), both, alone):
+        complaint = unusable(result, few, eps, problem.where, name)
+        if complaint is not None:
+            return complaint
     values, *errors = (x.detach().double() for x in both)
-    return _Run(problem, eps, values, errors[0] if errors else None)
+    return _Run(problem, values, eps, errors[0] if errors else None)

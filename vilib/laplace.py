@@ -95,10 +95,10 @@ def _climb(log_joint: LogJoint, z: Tensor, max_steps: int) -> tuple[Tensor, Tens
         except NonFiniteLogJoint as error:
             raise NoMode(f"On the way uphill, {error}", error.z, error.replicates) from error
     lost = ~arrived
-    where, distance = z[lost][0].tolist(), distance[lost][0].item()
+    where, far = z[lost][0].tolist(), distance[lost][0].item()
     raise NoMode(
         f"log_joint: no mode found in {max_steps} steps or within |z| < {FAR:.0e}. At z = {where} it still rises; by its curvature "
-        f"there, the top is {distance:.1e} posterior sds away. The density may rise without end (an improper or unbounded posterior), "
+        f"there, the top is {far:.1e} posterior sds away. The density may rise without end (an improper or unbounded posterior), "
         "rise up to the edge of its support (then use unconstrained coordinates, as vilib.Model does), or have a kink at its top.",
         z[lost][0], lost)
 

@@ -9,6 +9,7 @@ Tucker, Grosse & Norouzi (2019).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.distributions import LowRankMultivariateNormal
 from vilib.amortized import VAE, kl_to_standard_normal
 from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
 from vilib.networks import Encoder, GaussianDecoder, mlp
-from vilib.types import ShapeError, VilibError
+from vilib.types import ShapeError, VilibError, check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,7 @@ def ppca(data: Tensor, num_latent: int) -> PPCA:
             f"num_latent: expected 1 ≤ num_latent < P for data (N, P), got {num_latent} for data of shape "
             f"{tuple(data.shape)}."
         )
-    if not bool(data.isfinite().all()):
-        raise VilibError("data: it holds nan or an infinity. Leave such rows out, or fill them in.")
+    check_finite(data)
     mean = data.mean(0)
     _, singular, directions = torch.linalg.svd(data - mean, full_matrices=False)
     eigenvalues = data.new_zeros(data.shape[-1])
@@ -105,14 +105,18 @@ class LinearVAE(VAE):
         super().__init__(Encoder(body, MeanFieldGaussian(like, like)), GaussianDecoder(decode))
 
     @property
+    def _linear(self) -> nn.Linear:
+        return cast(nn.Linear, cast(nn.Sequential, self.decoder.body)[0])
+
+    @property
     def weights(self) -> Tensor:
         """W, (P, D)."""
-        return self.decoder.body[0].weight
+        return self._linear.weight
 
     @property
     def noise_variance(self) -> Tensor:
         """s², ()."""
-        return (2 * self.decoder.log_scale).exp()
+        return (2 * cast(GaussianDecoder, self.decoder).log_scale).exp()
 
     def exact_posterior(self, x: Tensor) -> FullRankGaussian:
         """p_θ(z | x_n) = N(M⁻¹Wᵀ(x_n − b), s²M⁻¹), R = N, whatever the encoder says."""
@@ -121,12 +125,12 @@ class LinearVAE(VAE):
         m_inverse = torch.linalg.inv(weights.mT @ weights + self.noise_variance * eye)
         tril = torch.linalg.cholesky(self.noise_variance * m_inverse)
         raw_tril = tril.tril(-1) + torch.diag_embed(tril.diagonal().log())
-        mu = (x - self.decoder.body[0].bias) @ weights @ m_inverse
+        mu = (x - self._linear.bias) @ weights @ m_inverse
         return FullRankGaussian(mu, raw_tril.expand(len(x), *tril.shape))
 
     def exact_log_evidence(self, x: Tensor) -> Tensor:
         """log p_θ(x_n), (N), in nats."""
-        return _log_evidence(x, self.decoder.body[0].bias, self.weights, self.noise_variance)
+        return _log_evidence(x, self._linear.bias, self.weights, self.noise_variance)
 
     def exact_elbo(self, x: Tensor, q: Gaussian | None = None) -> Tensor:
         """The ELBO of each datum without any sampling, (N), in nats; q: the encoder's (None) or any other with R = N.
@@ -135,7 +139,7 @@ class LinearVAE(VAE):
         """
         q = self.encode(x) if q is None else q
         spread = (self.weights @ q.scale_tril).square().sum((-2, -1))                          # tr(W Σ Wᵀ)
-        squares = (x - self.decoder.body(q.mean)).square().sum(-1) + spread
+        squares = (x - cast(GaussianDecoder, self.decoder).mean(q.mean)).square().sum(-1) + spread
         reconstruction = -0.5 * (x.shape[-1] * (LOG_2PI + self.noise_variance.log()) + squares / self.noise_variance)
         return reconstruction - kl_to_standard_normal(q)
 

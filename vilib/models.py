@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -100,7 +101,8 @@ class Model:
         return log_p
 
     def _constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        theta, log_jacobian = {}, 0.0
+        theta: dict[str, Tensor] = {}
+        log_jacobian: Any = 0.0
         for part, free in zip(self._bijections, z.split(self._sizes, -1)):
             theta[part.name], log_det = part.constrain(free)
             log_jacobian = log_jacobian + log_det
@@ -151,12 +153,6 @@ def evaluate(log_joint: LogJoint, z: Tensor, *, zero_density: bool = False) -> T
     return log_p
 
 
-def _evaluate(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x, z) (S, *R), checked, and its sum."""
-    log_p = log_joint(z)
-    return log_p, _checked_sum(log_joint, z, log_p)
-
-
 def _checked_sum(log_joint: LogJoint, z: Tensor, log_p: Tensor, zero_density: bool = False) -> Tensor:
     if not isinstance(log_p, Tensor) or log_p.shape != z.shape[:-1]:
         got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
@@ -183,12 +179,11 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
             [-2.]])
     """
     both, slope = getattr(log_joint, "value_and_slope", None), getattr(log_joint, "slope", None)
-    if both is not None:
-        log_p, grad_z = both(z)
-        _checked_sum(log_joint, z, log_p)
-        return log_p, grad_z
-    if slope is not None:
-        return evaluate(log_joint, z), slope(z)
+    if both is not None or slope is not None:
+        with torch.no_grad():
+            log_p, grad_z = both(z) if both is not None else (log_joint(z), None)
+            _checked_sum(log_joint, z, log_p)
+            return log_p, slope(z) if slope is not None and grad_z is None else cast(Tensor, grad_z)
     if z.numel() < _SMALL or len(z) == 1 or z.device.type != "cpu":
         return _by_autograd(log_joint, z)
     try:
@@ -199,7 +194,8 @@ def value_and_slope(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
         raise
     except RuntimeError:                                 # torch.func.grad inside the log joint bears no counting
         return _by_autograd(log_joint, z)
-    return tuple(torch.cat(part) for part in zip(*parts))
+    log_p, grad_z = (torch.cat(part) for part in zip(*parts))
+    return log_p, grad_z
 
 
 #: Draws of fewer numbers than this go through a log joint all at once; more are cut along S, so that what autograd keeps of a
@@ -210,7 +206,8 @@ _SMALL, _CACHED = 2**14, 2**17
 def _by_autograd(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        log_p, total = _evaluate(log_joint, z)
+        log_p = log_joint(z)
+        total = _checked_sum(log_joint, z, log_p)        # torch.autograd.grad of anything but a scalar imports SymPy
         constant = not total.requires_grad
         grad_z = torch.zeros_like(z) if constant else torch.autograd.grad(total, z)[0]
     return log_p.detach(), grad_z
@@ -228,7 +225,7 @@ def _counting(log_joint: LogJoint, z: Tensor) -> tuple[tuple[Tensor, Tensor], in
         return _by_autograd(log_joint, z), max(sizes)
 
 
-def _non_finite(log_joint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
+def _non_finite(log_joint: LogJoint, z: Tensor, log_p: Tensor, good: Tensor) -> NonFiniteLogJoint:
     index = tuple((~good).nonzero()[0].tolist())
     draw, value = z[index].detach(), log_p[index].item()
     constrain = getattr(log_joint, "constrain", None)

@@ -8,7 +8,7 @@ is one gradient?* and *what does S buy?* from the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +70,10 @@ def gradient_from_draws(draws: Draws, name: str, baseline: float | Tensor = 0.0)
     return nested_gradients(draws, (name,), sample_counts=(len(draws),), baseline=baseline)[name][0]
 
 
-def _compose_all(draws_in, num_draws, elbo, estimators, sample_counts, baseline) -> dict[str, Tensor]:
+def _compose_all(
+    draws_in: Callable[[slice], Draws], num_draws: int, elbo: bool, estimators: Sequence[str] | None,
+    sample_counts: Sequence[int] | None, baseline: float | Tensor,
+) -> dict[str, Tensor]:
     """``draws_in(slice)`` are the draws of that slice."""
     available = [name for name in COMPOSED if elbo or name not in ("sticking_the_landing", "total_derivative")]
     names = list(available if estimators is None else estimators)
@@ -86,7 +89,7 @@ def _compose_all(draws_in, num_draws, elbo, estimators, sample_counts, baseline)
     evaluate = draws_in
     draws_in = lambda part: first[part] if part.stop <= len(first) else evaluate(part)  # noqa: E731
     wanted = {key for name in names for key in COMPOSED[name].needs}
-    results = {name: {} for name in names}
+    results: dict[str, dict[int, Tensor]] = {name: {} for name in names}
     for num_samples, blocks in _blocks_by_count(draws_in, centre, counts, wanted):
         if num_samples in counts:
             sums = Sums(num_samples, blocks, centre, baseline, first.score_variance)
@@ -125,7 +128,9 @@ class _Composed:
     compose: Callable[[Sums], Tensor]
 
 
-def _blocks_by_count(draws_in, centre: Tensor, counts: Sequence[int], wanted: set[str]):
+def _blocks_by_count(
+    draws_in: Callable[[slice], Draws], centre: Tensor, counts: Sequence[int], wanted: set[str]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield (S, blocks) from the smallest S of ``counts``, doubling: then the old blocks merge in pairs and new ones are summed."""
     blocks: dict[str, Tensor] = {}
     begin, end = 0, min(counts)
@@ -162,7 +167,7 @@ def _leave_one_out(sums: Sums) -> Tensor:
 
 
 def _mean_baseline(sums: Sums) -> Tensor:
-    def gradient():
+    def gradient() -> Tensor:
         f, s, fs = (fold_sum(sums.blocks[name], 2) for name in ("f", "s", "fs"))                # two halves
         return (fs - f.flip(0) / (sums.n // 2) * s).sum(0) / sums.n
 
@@ -170,10 +175,10 @@ def _mean_baseline(sums: Sums) -> Tensor:
 
 
 def _optimal_coefficient(sums: Sums) -> Tensor:
-    def gradient():
+    def gradient() -> Tensor:
         folds = [sums.blocks[name] for name in ("f", "s", "fs", "s2", "fs2")]
-        outside = [x.sum(0) - x for x in folds]
-        a = coefficient_from_sums(*outside, sums.n - sums.n // len(folds[1]), sums.score_variance)
+        f, s, fs, s2, fs2 = (x.sum(0) - x for x in folds)
+        a = coefficient_from_sums(f, s, fs, s2, fs2, sums.n - sums.n // len(folds[1]), sums.score_variance)
         return (sums.blocks["fs"] - a * sums.blocks["s"]).sum(0) / sums.n
 
     return sums.needs_two(gradient)

@@ -88,9 +88,9 @@ def sobol(
     return torch.special.ndtri(uniform).to(device=device, dtype=dtype)
 
 
-normal.independent_draws = True
-antithetic.independent_draws = False
-sobol.independent_draws = False
+setattr(normal, "independent_draws", True)
+setattr(antithetic, "independent_draws", False)
+setattr(sobol, "independent_draws", False)
 
 
 def _check_counts(num_samples: int, dim: int) -> None:

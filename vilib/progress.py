@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 
 def counted(num_steps: int, unit: str, progress: bool | None = None, patience: float = 2.0) -> Iterator[int]:
@@ -33,7 +34,7 @@ def counted(num_steps: int, unit: str, progress: bool | None = None, patience: f
             bar.close()
 
 
-def _bar(total: int, done: int, unit: str):
+def _bar(total: int, done: int, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, initial=done, unit=unit)

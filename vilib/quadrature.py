@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
+from vilib.discrete import FactorizedBernoulli, FactorizedCategorical
 from vilib.families import Gaussian
 from vilib.models import evaluate, value_and_slope
-from vilib.types import LogJoint, ShapeError
+from vilib.types import Family, LogJoint, Q, ShapeError
 
+#: dim -> nodes ε (N, D) and weights (N,) that sum to one: an average over N(0, I).
 Rule = Callable[[int], tuple[Tensor, Tensor]]
 
 
@@ -62,7 +64,7 @@ def expectation(f: Callable[[Tensor], Tensor], q: Family, rule: Rule = trapezoid
     """
     q = _double(q)
     if not q.reparameterizable:
-        z = q.states()
+        z = cast(FactorizedBernoulli | FactorizedCategorical, q).states()
         return (q.log_prob(z).exp() * evaluate(f, z)).sum(0)
     eps, weights = _nodes(q, rule)
     return _average(evaluate(f, q.transform(eps)), weights)
@@ -311,11 +313,11 @@ def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10
     return q0.with_vector(vector), value
 
 
-def _double(q: Family) -> Family:
+def _double(q: Q) -> Q:
     return q if q.vector().dtype == torch.float64 else q.with_vector(q.vector().double())
 
 
-def _nodes(q: Gaussian, rule: Rule) -> tuple[Tensor, Tensor]:
+def _nodes(q: Family, rule: Rule) -> tuple[Tensor, Tensor]:
     """ε (N, *R, D) and weights (N,), on q's device."""
     if q.dim > 2:
         raise ShapeError(f"q: quadrature reaches two dimensions, this q has {q.dim}; see additive_moments for sums.")

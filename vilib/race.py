@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vilib.along import Along, along, path_or_gaps, steps_to_within
 from vilib.examples import Example
-from vilib.families import MeanFieldGaussian
+from vilib.families import Gaussian, MeanFieldGaussian
+from vilib.fit import Optimizer
 from vilib.quadrature import Rule, gauss_hermite, trapezoid
+from vilib.side_by_side import optimizers_side_by_side, the_same_for_each
 from vilib.tables import Table
 from vilib.types import Estimator, LogJoint
 
@@ -23,7 +26,7 @@ LOST_ELBO = -1e9  # nats: where the quantiles place a fit that is lost
 
 
 def race(
-    estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, *, seed: int, **options
+    estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, *, seed: int, **options: Any
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Key -> the path of that estimator's fits, (T, *R, P), and which failed, (*R); every estimator sees the same noise.
 
@@ -40,6 +43,27 @@ def race(
     same_noise = lambda: torch.Generator(q0.mu.device).manual_seed(seed)  # noqa: E731
     return {key: path_or_gaps(estimator, log_joint, q0, **options, generator=same_noise())
             for key, estimator in estimators.items()}
+
+
+def races(
+    estimators: Mapping[str, Estimator], log_joint: LogJoint, q0: MeanFieldGaussian, optimizers: Sequence[Optimizer], *, seed: int,
+    **options: Any,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """:func:`race` with each of K optimisers, as one program: key -> paths (T, K, *R, P), and which fits failed, (K, *R).
+
+    What an optimiser's fits see and do is what they would alone: its slice is ``race(..., optimizer=optimizers[k])``.
+
+    >>> from vilib import adam, gaussian_target, pathwise, sgd
+    >>> q0 = MeanFieldGaussian(torch.ones(3, 1), torch.zeros(3, 1))
+    >>> paths, failed = races({"path": pathwise}, gaussian_target(), q0, [adam(0.1), sgd(1e9)], seed=0, num_samples=2,
+    ...                       num_steps=20, record_steps=[0, 10, 20])["path"]
+    >>> paths.shape, failed.any(-1).tolist(), bool(paths[:, 1].isnan().all())
+    (torch.Size([3, 2, 3, 2]), [False, True], True)
+    """
+    found = race(estimators, log_joint, q0.expand(len(optimizers)), seed=seed, noise=the_same_for_each(),
+                 optimizer=optimizers_side_by_side(optimizers), **options)
+    all_failed = lambda failed: failed.flatten(1).all(1).reshape(-1, *(1 for _ in q0.batch_shape), 1)  # noqa: E731
+    return {key: (path.masked_fill(all_failed(failed), math.nan), failed) for key, (path, failed) in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +108,7 @@ def field_of(
     (tensor([-2.,  0.], dtype=torch.float64), 10.0)
     """
     fits = along(example, MeanFieldGaussian(*path.chunk(2, -1)), estimator, num_samples, rule, table)
-    return field_from(fits, steps, fits.elbo, example.best[1], nats)
+    return field_from(fits, steps, fits.elbo, cast(tuple[Gaussian, float], example.best)[1], nats)
 
 
 def field_from(fits: Along, steps: Sequence[int], height: Tensor, top: float, nats: float) -> Field:

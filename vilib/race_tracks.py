@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Track:
         >>> round(torch.trapezoid(tracks()["mixture"].density(z), z).item(), 6)
         1.0
         """
-        return (self.example(z.unsqueeze(-1)) - self.example.log_evidence).exp()
+        return (self.example(z.unsqueeze(-1)) - cast(float, self.example.log_evidence)).exp()
 
 
 def tracks() -> dict[str, Track]:

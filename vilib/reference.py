@@ -121,13 +121,15 @@ def reference_marginal(name: str) -> Marginal:
     grid = lambda low, high, count: torch.linspace(low, high, count, dtype=torch.float64)  # noqa: E731
     if name in ("kidiq", "kidiq, centred"):
         centred = name != "kidiq"
-        x, y = grid(*((82, 91.6) if centred else (-8, 60)), 281), grid(0.28, 0.94, 281)
+        low, high = (82, 91.6) if centred else (-8, 60)
+        x, y = grid(low, high, 281), grid(0.28, 0.94, 281)
         log_density = kidiq_marginal(torch.cartesian_prod(x, y), centred).reshape(len(x), len(y)).T
     elif name == "eight schools":
         x, y = grid(-18, 27, 181), grid(0.02, 80, 2000)
         log_density = eight_schools_marginal(x, y.unsqueeze(-1))
     elif name == "mixture of two":
-        known = [mixture_of_two().reference[f"mu[{k}]"] for k in (1, 2)]
+        moments = mixture_of_two().reference or {}
+        known = [moments[f"mu[{k}]"] for k in (1, 2)]
         x, y = (grid(k["mean"] - 6 * k["sd"], k["mean"] + 6 * k["sd"], 141) for k in known)
         u, v = ((at - k["mean"]) / k["sd"] for at, k in zip((x, y), known))
         log_density = -0.5 / (1 - 0.05**2) * (u.square() - 2 * 0.05 * u * v.unsqueeze(-1) + v.square().unsqueeze(-1))

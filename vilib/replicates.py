@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vilib.discrete import Family
 from vilib.draws import value_and_gradient
 from vilib.fit import check_draws
 from vilib.noise import normal
-from vilib.types import Estimator, LogJoint, Noise, ShapeError, check_generator
+from vilib.types import Estimator, Family, LogJoint, Noise, ShapeError, check_generator
 
 _CHUNK_ELEMENTS = 2**18
 

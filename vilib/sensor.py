@@ -14,9 +14,11 @@ it anew (two minutes):
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +98,7 @@ def training_readings(num_data: int) -> Tensor:
 
 
 def train_sensor_encoder(
-    width: int, num_data: int = NUM_DATA[-1], *, num_steps: int = STEPS[-1], on_step=None
+    width: int, num_data: int = NUM_DATA[-1], *, num_steps: int = STEPS[-1], on_step: Callable[[int, VAE], None] | None = None
 ) -> VAE:
     """An encoder of ``width`` hidden units, trained on that many readings: Adam, its step falling from 0.02 to 0.
 
@@ -196,7 +198,7 @@ def write(path: str | Path | None = None) -> None:
     x = torch.cat([GRID, training_readings(NUM_DATA[-1])])
     kept["best"] = sensor_gap(sensor_vae(0, generator=torch.Generator().manual_seed(0)), x, num_steps=1000).best.vector()
     arrays = {name: tensor.float().numpy() for name, tensor in kept.items()}
-    np.savez_compressed(path or Path(str(resources.files("vilib").joinpath(_FILE))), **arrays)
+    np.savez_compressed(path or Path(str(resources.files("vilib").joinpath(_FILE))), **cast(Any, arrays))
 
 
 def _gaussian(mu: float, omega: float) -> MeanFieldGaussian:

@@ -7,6 +7,7 @@ tempering, and a whole table of choices is one tensor program: :func:`every_choi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,17 +31,33 @@ def optimizers_side_by_side(optimizers: Sequence[Optimizer]) -> Optimizer:
     tensor([0.1000, 1.0000])
     """
 
-    def init(vector: Tensor) -> tuple:
+    def init(vector: Tensor) -> tuple[Any, ...]:
         if vector.ndim < 2 or len(vector) != len(optimizers):
             raise ShapeError(f"q0: expected a batch ({len(optimizers)}, *R), a slice for each optimiser, "
                              f"got {tuple(vector.shape[:-1])}.")
         return tuple(optimizer.init(part) for optimizer, part in zip(optimizers, vector))
 
-    def update(gradient: Tensor, states: tuple, step: int) -> tuple[Tensor, tuple]:
+    def update(gradient: Tensor, states: tuple[Any, ...], step: int) -> tuple[Tensor, tuple[Any, ...]]:
         steps, states = zip(*(o.update(g, s, step) for o, g, s in zip(optimizers, gradient, states)))
         return torch.stack(steps), states
 
     return Optimizer(init, update)
+
+
+def the_same_for_each(noise: Noise = normal) -> Noise:
+    """Noise for a batch (K, *R) whose K slices see the same draws, those that *R alone would get: so they differ in nothing else.
+
+    >>> eps = the_same_for_each()(5, (2, 3), 1, generator=torch.Generator().manual_seed(0))
+    >>> eps.shape, torch.equal(eps[:, 0], eps[:, 1])
+    (torch.Size([5, 2, 3, 1]), True)
+    """
+
+    def shared(num_samples: int, batch_shape: Sequence[int], dim: int, **options: Any) -> Tensor:
+        eps = noise(num_samples, tuple(batch_shape[1:]), dim, **options)
+        return eps.unsqueeze(1).expand(num_samples, *batch_shape, dim)
+
+    setattr(shared, "independent_draws", getattr(noise, "independent_draws", True))
+    return shared
 
 
 class Tempered:
@@ -61,7 +78,7 @@ class Tempered:
     def __init__(self, log_joint: LogJoint, power: Callable[[int], float | Tensor], draw: Noise = normal):
         self.log_joint, self.power, self.draw, self.step = log_joint, power, draw, -1
 
-    def noise(self, *shape, **options) -> Tensor:
+    def noise(self, *shape: Any, **options: Any) -> Tensor:
         """The noise of one more step: the clock turns."""
         self.step += 1
         return self.draw(*shape, **options)
@@ -83,7 +100,7 @@ def every_choice(
     log_joint: LogJoint, q0: Gaussian, *, optimizers: Sequence[Callable[[Tensor], Optimizer]],
     powers: Sequence[Callable[[int], float]], step_sizes: Sequence[float], num_samples: int, num_steps: int,
     record_steps: Sequence[int], generator: torch.Generator,
-) -> Fit:
+) -> Fit[Gaussian]:
     """Fits from q0 (no batch) by every optimiser, with every tempering, at every step size: one program, batch of these three.
 
     optimizers: step sizes -> optimiser, :func:`vilib.fit.adam` for one.  powers: step t -> β_t, each.  Steps are measured in

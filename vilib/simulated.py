@@ -10,16 +10,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vilib.fit import Optimizer
+from vilib.fit import Optimizer, TorchOptimizer
 from vilib.progress import counted
 from vilib.training import _climber
 from vilib.types import ShapeError, VilibError, check_generator
 
+#: (count, generator) -> z (count, D) and x (count, ...), drawn from p(z) p(x | z).
 Simulator = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def train_on_simulations(
-    encoder: nn.Module, simulate: Simulator, *, num_steps: int, batch_size: int, optimizer: Optimizer | Callable,
+    encoder: nn.Module, simulate: Simulator, *, num_steps: int, batch_size: int, optimizer: Optimizer | TorchOptimizer,
     generator: torch.Generator, progress: bool | None = None,
 ) -> Tensor:
     """Climb E_{p(x, z)}[log q_φ(z | x)] in φ; ``encoder`` is changed in place.  (Papamakarios & Murray 2016)

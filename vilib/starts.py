@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ _MAX_DIM = 500                                                           # beyon
 
 
 def find_start(
-    model: Model, family: type[Gaussian], init: Mapping | Gaussian | None, generator: torch.Generator,
+    model: Model, family: type[Gaussian], init: Mapping[str, Any] | Gaussian | None, generator: torch.Generator,
     dtype: torch.dtype, power: float | None = None,
 ) -> Gaussian:
     """A q of ``family`` (no batch) to begin at; ``init`` as in :func:`vilib.advi.advi`.
@@ -125,7 +126,7 @@ class Mode:
 
 def _best_mode(model: Model, centre: Tensor, elsewhere: bool, generator: torch.Generator) -> Mode | None:
     """The mode found from ``centre``; with ``elsewhere``, the best of that and of two from random points beside it."""
-    beside = normal(2, (), len(centre), generator=generator, dtype=centre.dtype) if elsewhere else []
+    beside = normal(2, (), len(centre), generator=generator, dtype=centre.dtype) if elsewhere else ()
     try:
         modes = [find_mode(model, start) for start in (centre, *(centre + step for step in beside))]
     except RuntimeError:                                     # a log joint that cannot be differentiated twice has none

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class OrderedTransform(Transform):
 
     domain, codomain, bijective = constraints.real_vector, ordered, True
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, OrderedTransform)
 
     def _call(self, z: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class Bijection:
     transform: Transform
     shape: tuple[int, ...]
     free_shape: tuple[int, ...]
-    _limits: dict = field(default_factory=dict, repr=False)
+    _limits: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -160,7 +161,7 @@ class Bijection:
         return theta if limits is None else torch.clamp(theta, *limits)
 
 
-def bijection(name: str, support, shape: tuple[int, ...] = ()) -> Bijection:
+def bijection(name: str, support: constraints.Constraint, shape: tuple[int, ...] = ()) -> Bijection:
     """The map from the real line to ``support`` for a parameter of that shape.
 
     support: an instance of one of the constraints that vilib knows, or of ``constraints.independent`` around one.
@@ -170,7 +171,8 @@ def bijection(name: str, support, shape: tuple[int, ...] = ()) -> Bijection:
     >>> bijection("p", constraints.simplex, (3,)).size
     2
     """
-    base, axes = support, 0
+    base: Any = support
+    axes = 0
     while isinstance(base, constraints.independent):
         base, axes = base.base_constraint, axes + base.reinterpreted_batch_ndims
     if isinstance(base, _ELEMENTWISE):
@@ -191,26 +193,26 @@ def bijection(name: str, support, shape: tuple[int, ...] = ()) -> Bijection:
     return Bijection(name, base, transform, shape, tuple(transform.inverse_shape(shape)))
 
 
-def _bounds(support) -> tuple | None:
+def _bounds(support: constraints.Constraint) -> tuple[Any, Any] | None:
     if isinstance(support, type(constraints.real)) or support.event_dim:
         return None
     return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
 
 
-def _limits(support, theta: Tensor) -> tuple | None:
+def _limits(support: constraints.Constraint, theta: Tensor) -> tuple[Any, Any] | None:
     """The least and the greatest number strictly inside, in theta's dtype; None where there is no edge."""
     bounds = _bounds(support)
     if bounds is None:
         return None
     number = torch.finfo(theta.dtype)
-    bounds = (torch.as_tensor(bound, dtype=theta.dtype, device=theta.device) for bound in bounds)
-    lower, upper = (bound.clamp(number.min, number.max) for bound in bounds)
+    ends = (torch.as_tensor(bound, dtype=theta.dtype, device=theta.device) for bound in bounds)
+    lower, upper = (end.clamp(number.min, number.max) for end in ends)
     least = torch.where(lower == 0, number.tiny, torch.nextafter(lower, upper))
     most = torch.where(upper == 0, -number.tiny, torch.nextafter(upper, lower))
     return (least.item(), most.item()) if least.ndim == most.ndim == 0 else (least, most)
 
 
-def _check_bounds(name: str, support) -> None:
+def _check_bounds(name: str, support: constraints.Constraint) -> None:
     bounds = _bounds(support)
     if bounds is None:
         return
@@ -221,7 +223,7 @@ def _check_bounds(name: str, support) -> None:
                                  "upper one, both finite. For one bound alone use greater_than(a) or less_than(b).")
 
 
-def _refusal(support, base) -> str:
+def _refusal(support: Any, base: Any) -> str:
     """What is wrong with it, in one or two sentences."""
     if isinstance(support, str):
         known = ["real", "positive", "nonnegative", "unit_interval", "real_vector", "simplex", "ordered"]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vilib.amortized import VAE, analytic_kl, with_model_gradient
-from vilib.fit import Optimizer, check_draws
+from vilib.amortized import VAE, DataEstimator, analytic_kl, with_model_gradient
+from vilib.fit import Optimizer, TorchOptimizer, check_draws
 from vilib.noise import normal
 from vilib.progress import counted
-from vilib.types import Estimator, Noise, VilibError, check_generator
+from vilib.types import Noise, VilibError, check_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Training:
 
 
 def train(
-    vae: VAE, data: Tensor, *, num_epochs: int, batch_size: int, optimizer: Optimizer | Callable,
-    generator: torch.Generator, estimator: Estimator = analytic_kl, num_samples: int = 1, noise: Noise = normal,
+    vae: VAE, data: Tensor, *, num_epochs: int, batch_size: int, optimizer: Optimizer | TorchOptimizer,
+    generator: torch.Generator, estimator: DataEstimator = analytic_kl, num_samples: int = 1, noise: Noise = normal,
     progress: bool | None = None, on_epoch: Callable[[int, float], None] | None = None,
 ) -> Training:
     """Climb the mean ELBO per datum in φ and θ together; ``vae`` is changed in place.
@@ -90,13 +90,13 @@ Climb = Callable[[Callable[[], Tensor]], float]
 
 
 @contextmanager
-def _climber(optimizer: Optimizer | Callable, parameters: Sequence[Tensor]) -> Iterator[Climb]:
+def _climber(optimizer: Optimizer | TorchOptimizer, parameters: Sequence[Tensor]) -> Iterator[Climb]:
     """A function that takes one step up an objective () -> scalar, and returns the objective's value before it."""
     if isinstance(optimizer, Optimizer):
         with _one_vector(parameters) as vector:
             state, step = optimizer.init(vector), 0
 
-            def climb(objective):
+            def climb(objective: Callable[[], Tensor]) -> float:
                 nonlocal state, step
                 value = objective()
                 gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
@@ -111,7 +111,7 @@ def _climber(optimizer: Optimizer | Callable, parameters: Sequence[Tensor]) -> I
 
     by_torch = optimizer(list(parameters))
 
-    def climb_by_torch(objective):
+    def climb_by_torch(objective: Callable[[], Tensor]) -> float:
         def loss() -> float:                                # torch descends, we climb
             by_torch.zero_grad()
             value = -objective()

@@ -12,8 +12,8 @@ The shape law, which every function of vilib keeps:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,37 @@ LogJoint = Callable[[Tensor], Tensor]
 
 #: (num_samples, batch_shape, dim, *, generator, dtype) -> ε (S, *R, D); see :mod:`vilib.noise`.
 Noise = Callable[..., Tensor]
+
+
+class Family(Protocol):
+    """What every q can do, ours and one of your own; :class:`MeanFieldGaussian` says what each of them means."""
+
+    @property
+    def reparameterizable(self) -> bool: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def batch_shape(self) -> torch.Size: ...
+    @property
+    def num_parameters(self) -> int: ...
+    @property
+    def mean(self) -> Tensor: ...
+
+    def transform(self, eps: Tensor, /) -> Tensor: ...
+    def sample(self, eps: Tensor, /) -> Tensor: ...
+    def log_prob(self, z: Tensor, /) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+    def score(self, z: Tensor, coordinates: Sequence[int] | None = None, /) -> Tensor: ...
+    def score_variance(self, coordinates: Sequence[int] | None = None, /) -> Tensor: ...
+    def vector(self) -> Tensor: ...
+    def with_vector(self, vector: Tensor, /) -> Self: ...
+    def parameter_names(self) -> tuple[str, ...]: ...
+    def detach(self) -> Self: ...
+    def expand(self, *batch: int) -> Self: ...
+
+
+#: A family: what goes in as q comes out as a q of the same kind.
+Q = TypeVar("Q", bound=Family)
 
 #: (log_joint, q, eps) -> an ELBO estimate (*R) whose gradient is the gradient estimate.
 Estimator = Callable[[LogJoint, Any, Tensor], Tensor]
@@ -129,3 +160,23 @@ def check_generator(generator: torch.Generator | None, device: torch.device | st
             f"Pass torch.Generator('{device}').manual_seed(0), or move the parameters."
         )
     return generator
+
+
+def check_noise(q: Any, eps: Tensor) -> None:
+    """Raise ShapeError if eps is not (S, *R, D) for this q, of whatever family."""
+    expected = (*q.batch_shape, q.dim)
+    if eps.shape[1:] != expected:
+        raise ShapeError(
+            f"eps: expected (S, *R, D) = (S, {', '.join(map(str, expected))}) for this q, got {tuple(eps.shape)}. "
+            "Draw it with noise(num_samples, q.batch_shape, q.dim, generator=...)."
+        )
+
+
+def check_finite(data: Tensor) -> None:
+    """Raise VilibError if a row of data (N, ...) holds nan or an infinity.
+
+    >>> check_finite(torch.zeros(3, 2))
+    """
+    if not bool(data.isfinite().all()):
+        row = (~data.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        raise VilibError(f"data: row {row} holds nan or an infinity. Leave such rows out, or fill them in.")

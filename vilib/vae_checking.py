@@ -7,14 +7,15 @@ draws of the noise with −ELBO, then its gradient.  If they differ it looks for
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from vilib.checking import Report
+from vilib.checks import Report, alarm, described, failed, raised, z_scores
+from vilib.families import LOG_2PI
 from vilib.noise import normal
 
 #: (N, P, D, S) of the problems: no two alike, so that a mean over the wrong axis shows.
@@ -102,8 +103,20 @@ VAE_SLIPS: dict[str, tuple[Callable[[VAEProblem, Tensor], Tensor], str]] = {
         "Average both."),
     "KL summed over pictures": (lambda p, e: (len(p.x) * _kl(p) - _fit(p, e)).mean(),
         "The KL is summed over the pictures and the log likelihood averaged: the KL counts N times. Average both."),
+    "sum over pictures and draws": (lambda p, e: len(p.x) * (_kl(p) - p.num_samples * _fit(p, e)).mean(),
+        "Everything is summed, over pictures and over the S draws too. Sum over pixels and latent coordinates only; "
+        "average over pictures and draws."),
     "sum over draws": (lambda p, e: (_kl(p) - p.num_samples * _fit(p, e)).mean(),
         "The log likelihood is summed over the S draws; it is their mean."),
+    "KL without its −1": (lambda p, e: _loss(p, e) + 0.5 * p.mu.shape[1],
+        "It is ½ D too high: the closed form of the KL lacks its −1, ½(σ² + μ² − 1) − log σ for each coordinate "
+        "(eq:vae-kl). No gradient notices, but the value is no ELBO."),
+    "½ log 2π in the prior alone": (lambda p, e: _loss(p, e) + 0.5 * LOG_2PI * p.mu.shape[1],
+        "It is ½ D log 2π too high: log p(z) has its constant, −½ log 2π a coordinate, and log q(z | x) has none. Both "
+        "or neither (eq:vae-prior, eq:vae-log-q): in the difference they cancel."),
+    "½ log 2π in q alone": (lambda p, e: _loss(p, e) - 0.5 * LOG_2PI * p.mu.shape[1],
+        "It is ½ D log 2π too low: log q(z | x) has its constant, −½ log 2π a coordinate, and log p(z) has none. Both "
+        "or neither (eq:vae-prior, eq:vae-log-q): in the difference they cancel."),
     "KL without its half": (lambda p, e: (2 * _kl(p) - _fit(p, e)).mean(),
         "The KL is twice too large: its factor ½ is missing."),
     "omega as log variance": (
@@ -146,7 +159,7 @@ class _Run:
         return _largest_z(self.gradients - torch.stack(own))
 
 
-def check_vae_loss(loss: Callable, *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
+def check_vae_loss(loss: Callable[..., Any], *, num_replicates: int = 400, false_alarm: float = 1e-6, seed: int = 0) -> Report:
     """Test ``loss(decode, x, mu, omega, eps)`` as −ELBO of a minibatch (eq:vae-loss), and say in words what is wrong.
 
     loss: decode takes z (S, N, D) to logits (S, N, P); x (N, P) is 0 or 1; mu, omega = log σ are (N, D); eps is
@@ -174,7 +187,7 @@ def check_vae_loss(loss: Callable, *, num_replicates: int = 400, false_alarm: fl
             return run
         runs.append(run)
     num_tests = sum(1 + run.gradients.shape[1] for run in runs)
-    threshold = NormalDist().inv_cdf(1 - false_alarm / (2 * num_tests))
+    threshold = alarm(false_alarm, num_tests)
     scores = [run.z_score(_loss) for run in runs]
     largest = max(scores)
     if largest > threshold:
@@ -208,21 +221,17 @@ def _problems(generator: torch.Generator) -> list[VAEProblem]:
             for n, p, d, s in SIZES]
 
 
-def _run(loss: Callable, problem: VAEProblem, eps: Tensor) -> _Run | Report:
-    failed = lambda slip, finding: Report(False, (finding,), slip)  # noqa: E731
-    values, gradients = [], []
+def _run(loss: Callable[..., Any], problem: VAEProblem, eps: Tensor) -> _Run | Report:
+    values: list[Tensor] = []
+    gradients: list[Tensor] = []
     for e in eps:
         try:
             result = loss(problem.decode, problem.x, problem.mu, problem.omega, e)
         except Exception as error:
-            return failed("raises",
-                f"It raised {type(error).__name__} on {problem.where}, eps of shape {tuple(e.shape)}: {error}")
+            return raised(error, f"on {problem.where}, eps of shape {tuple(e.shape)}")
         if not isinstance(result, Tensor) or result.shape != ():
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-            return failed("shape",
-                f"It returned {got}, expected one number, shape (), on {problem.where}: the mean over the draws and "
-                f"the pictures, "
-                          "of sums over pixels and latent coordinates.")
+            return failed("shape", f"It returned {described(result)}, expected one number, shape (), on {problem.where}: the mean over "
+                          "the draws and the pictures, of sums over pixels and latent coordinates.")
         if not torch.isfinite(result):
             return failed("not finite",
                 f"The loss is {result.item()} on {problem.where}. Take log(sigmoid) in one step: logsigmoid, or "
@@ -262,6 +271,6 @@ def _on_all_draws(of: Callable[[VAEProblem, Tensor], Tensor], run: _Run) -> Tens
 
 
 def _largest_z(differences: Tensor) -> float:
-    """The largest |mean| over the first axis in standard errors; the error has a floor, for what has no noise."""
+    """The largest |mean| over the first axis in standard errors."""
     differences = differences.detach()
-    return (differences.mean(0).abs() / (differences.std(0) / len(differences) ** 0.5 + 1e-8)).max().item()
+    return z_scores(differences, torch.zeros_like(differences[0])).abs().max().item()

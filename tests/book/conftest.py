@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import gzip
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -171,3 +173,35 @@ def visit(browser):
     yield open_page
     for context in contexts:
         context.close()
+
+
+HEADER = (
+    "---\njupytext: {text_representation: {extension: .md, format_name: myst}}\n"
+    "kernelspec: {display_name: Python 3, language: python, name: python3}\n---\n# Probe\n\n"
+)
+
+
+@pytest.fixture
+def small_book(tmp_path):
+    """A book of one page beside a copy of `vilib`; ``build(body, **settings)`` returns (exit status, log, page).
+
+    The settings are environment variables; none of those that are set outside reaches it.
+    """
+    shutil.copytree(ROOT / "vilib", tmp_path / "vilib", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "vilib" / "__init__.py").write_text("")
+    (tmp_path / "vilib" / "probe.py").write_text("VALUE = 'first'\n")
+    (tmp_path / "references.bib").touch()
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+
+    def build(body: str, **settings: str) -> tuple[int, str, str]:
+        if not (tmp_path / "intro.md").exists() or (tmp_path / "intro.md").read_text() != HEADER + body:
+            (tmp_path / "intro.md").write_text(HEADER + body)
+        own = {key: value for key, value in os.environ.items() if not key.startswith("VILIB_")} | settings
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), own.get("PYTHONPATH")]))  # its own copy of vilib
+        run = subprocess.run(BUILD, cwd=tmp_path, env=own, capture_output=True, text=True)
+        page = tmp_path / "_build" / "html" / "intro.html"
+        return run.returncode, run.stdout + run.stderr, page.read_text() if page.exists() else ""
+
+    build.root = tmp_path
+    return build

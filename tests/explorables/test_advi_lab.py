@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import FullRankGaussian, MeanFieldGaussian, advi, elbo_estimate, reference_marginal
 from vilib.explorables import Axis, Choice, Definition, Ellipse, ExplorableError, Gaussian, Panel, picture, record
@@ -125,13 +125,29 @@ def test_tempered_fits_are_wide_while_beta_is_small(frames):
 
 def test_what_the_caption_names_is_there(definition, frames):
     for f in frames.values():
-        names = {c.name for c in definition.controls} | set(f)
-        for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", definition.caption + f["verdict"].item()):
-            assert name in names and (not at or at in names)
+        assert_every_name_is_there(definition, f)
 
 
-def test_the_recording_is_small(definition):
-    assert len(record(definition).base64()) < 100_000
+@pytest.fixture(scope="module")
+def recording(definition):
+    return record(definition)
+
+
+def test_the_recording_is_small(recording):
+    assert len(recording.base64()) < 105_000
+
+
+def test_who_divides_the_numbers_shown_gets_the_ratio_shown(recording):
+    """From the frames as a page has them: mean to four digits and sd to three, as the table's columns say, and what is made of them."""
+    shown = lambda x, digits: float(f"{x:.{digits}g}")  # noqa: E731
+    for setting in SETTINGS[::7]:
+        f = recording.frame(**dict(zip(NAMES, setting)))
+        for row, k in itertools.product("xy", range(len(lab.KEPT))):
+            mean, sd, off, ratio = (f[f"{name}_{row}"][k] for name in ("mean", "sd", "off", "ratio"))
+            known_mean, known_sd = (shown(f[f"known_{name}_{row}"][0], digits) for name, digits in (("mean", 4), ("sd", 3)))
+            if not math.isnan(ratio):
+                assert f"{ratio:.2f}" == f"{shown(sd, 3) / known_sd + 1e-9:.2f}" or f"{ratio:.2f}" == f"{shown(sd, 3) / known_sd - 1e-9:.2f}"
+                assert off == pytest.approx((shown(mean, 4) - known_mean) / known_sd, abs=0.0501)
 
 
 # ---- marks drawn through a map ---------------------------------------------------------------------------------------

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import sensor_encoder, sensor_gap
 from vilib.explorables import record
@@ -95,12 +95,8 @@ def test_every_control_changes_the_picture_and_the_axes_hold_still(definition):
 
 
 def test_what_the_caption_names_is_there(definition):
-    frame = definition.frame(step=0)
-    names = {c.name for c in definition.controls} | set(frame)
-    labels = [mark.label for panel in definition.panels for mark in panel.marks]
-    for sentence in [definition.caption, *labels, *(p.note for p in definition.panels), *(definition.frame(readings=r)["verdict"].item() for r in (16, 256))]:
-        for name in re.findall(r"\{(\w+)", sentence):
-            assert name in names, (name, sentence)
+    for setting in ({"step": 0}, {"readings": 16}, {"readings": 256}):
+        assert_every_name_is_there(definition, definition.frame(**setting))
 
 
 def test_the_recording_is_small_and_says_what_was_computed():

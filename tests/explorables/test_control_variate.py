@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
 
 import numpy as np
@@ -130,14 +129,6 @@ def test_what_is_drawn_lies_within_the_axes(definition):
             values = np.concatenate([frame["plain"], *(frame[f"variance_{noise}"] for noise in page.NOISES)])
             assert np.nanmin(values) > low and np.nanmax(values) < high
             assert frame["left"][0] <= definition.panels[1].y.domain[1]
-
-
-def test_what_the_caption_names_is_there(definition):
-    frame = definition.frame()
-    names = {control.name for control in definition.controls} | set(frame)
-    for sentence in [definition.caption, *(panel.note for panel in definition.panels), frame["verdict"].item()]:
-        for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", sentence):
-            assert name in names and (not at or at in names)
 
 
 def test_the_recording_is_small():

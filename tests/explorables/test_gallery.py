@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import (
     MeanFieldGaussian,
@@ -22,7 +22,8 @@ from vilib import (
     score_function_expectation,
     sticking_the_landing,
 )
-from vilib.explorables.gallery import elbo_bars, fit_race, gradient_variance
+from vilib.explorables import gallery
+from vilib.explorables.gallery import fit_race, gradient_variance
 
 noise = sys.modules["vilib.explorables.gallery.gradient_variance"]
 race = sys.modules["vilib.explorables.gallery.fit_race"]
@@ -297,14 +298,7 @@ def test_the_target_is_a_density(frames):
     assert np.isnan(frames["correlated"]["p_curve"]).all()
 
 
-@pytest.mark.parametrize("factory", [gradient_variance, fit_race, elbo_bars])
-def test_what_the_caption_names_is_there(factory):
-    explorable = factory()
-    names = {c.name for c in explorable.definition.controls} | set(explorable.frame())
-    for sentence in [
-        explorable.definition.caption,
-        *(p.note for p in explorable.definition.panels),
-        explorable.frame()["verdict"].item(),
-    ]:
-        for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", sentence):
-            assert name in names and (not at or at in names)
+@pytest.mark.parametrize("name", gallery.__all__)
+def test_what_the_caption_names_is_there(name):
+    explorable = getattr(gallery, name)()
+    assert_every_name_is_there(explorable.definition, explorable.frame())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 from torch.distributions import AffineTransform, ExpTransform, Normal, SigmoidTransform, SoftplusTransform, TransformedDistribution
 
 from vilib.explorables import record
@@ -126,10 +126,7 @@ def test_every_control_changes_the_picture(definition):
 
 def test_what_the_caption_names_is_there(definition):
     for factor in ("on", "off"):
-        frame = definition.frame(factor=factor)
-        for sentence in [definition.caption, *(p.note for p in definition.panels), frame["verdict"].item(),
-                         *(getattr(m, "label", "") for p in definition.panels for m in p.marks)]:
-            assert set(re.findall(r"\{(\w+)", sentence)) <= set(frame)
+        assert_every_name_is_there(definition, definition.frame(factor=factor))
 
 
 def test_the_recording_is_small():

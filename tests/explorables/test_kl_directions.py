@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import (
     FullRankGaussian, MeanFieldGaussian, best_gaussian, forward_kl, gaussian_kl, log_ratio_moments, monte_carlo_forward_kl, monte_carlo_kl,
@@ -197,11 +197,7 @@ def test_axes_hold_still(definition):
 def test_what_the_caption_names_is_there(definition):
     for target, direction in itertools.product(kl.TARGETS, WAYS):
         frame = definition.frame(target=target, direction=direction, mu=4.0, sigma=0.65)
-        names = {c.name for c in definition.controls} | set(frame)
-        sentences = [definition.caption, *(p.note for p in definition.panels), frame["verdict"].item(), frame["split"].item()]
-        for sentence in sentences:
-            for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", sentence):
-                assert name in names and (not at or at in names)
+        assert_every_name_is_there(definition, frame)
         assert ("across the ridge" in frame["split"].item()) == (target == "correlated")
         assert frame["name"].item() == ("KL(q ‖ p)" if direction == "reverse" else "KL(p ‖ q)")
 

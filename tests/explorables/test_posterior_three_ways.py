@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
+from explorables.laws import assert_every_name_is_there
 
 from vilib import coin_toss, laplace, log_evidence
 from vilib.explorables import record
@@ -100,11 +100,7 @@ def test_axes_hold_still_and_the_grid_says_what_it_leaves_out(definition):
 
 def test_what_the_caption_names_is_there(definition):
     for coin in [(6, 1, "flat"), (0, 24, "edges"), (0, 0, "flat")]:
-        frame = definition.frame(heads=coin[0], tails=coin[1], prior=coin[2])
-        names = {c.name for c in definition.controls} | set(frame)
-        for sentence in [definition.caption, *(p.note for p in definition.panels), frame["verdict"].item()]:
-            for name, at in re.findall(r"\{(\w+)(?:@(\w+))?", sentence):
-                assert name in names and (not at or at in names)
+        assert_every_name_is_there(definition, definition.frame(heads=coin[0], tails=coin[1], prior=coin[2]))
     assert definition.frame(heads=1, tails=0)["tosses"].item() == "1 toss"
 
 

@@ -44,7 +44,7 @@ def level_rings(
     walled = np.array(depth, dtype=float)
     walled[[0, -1]], walled[:, [0, -1]] = 1e6, 1e6
     lines = contour_generator(np.asarray(x), np.asarray(y), walled)
-    rings = [(level, ring) for level in sorted(levels, reverse=True) for ring in lines.lines(level)]
+    rings = [(level, np.asarray(ring)) for level in sorted(levels, reverse=True) for ring in lines.lines(level)]
     if len(rings) > num_rings:
         raise ExplorableError(f"the field has {len(rings)} level lines; allow num_rings={len(rings)}, or ask for fewer levels")
     u, v = np.full((2, num_rings, num_points + 1), np.nan)

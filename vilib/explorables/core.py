@@ -13,13 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from .palette import INKS
 
+#: The name of a row of numbers that `compute` returns.
 Channel = str
+#: What `compute` returned, checked: channel → its numbers, or a text.
 Frame = dict[str, np.ndarray]
 
 
@@ -45,7 +47,7 @@ class Slider:
     unit: str = ""
     wide: bool = False
     kind: ClassVar[str] = "slider"
-    computed: ClassVar[bool] = True
+    computed: ClassVar[Literal[True]] = True
 
     def allowed(self) -> list[Any]:
         return list(self.values)
@@ -60,7 +62,7 @@ class Choice:
     options: Mapping[str, str]
     value: str
     kind: ClassVar[str] = "choice"
-    computed: ClassVar[bool] = True
+    computed: ClassVar[Literal[True]] = True
 
     def allowed(self) -> list[Any]:
         return list(self.options)
@@ -75,7 +77,7 @@ class NewNoise:
     count: int = 3
     value: int = 0
     kind: ClassVar[str] = "noise"
-    computed: ClassVar[bool] = True
+    computed: ClassVar[Literal[True]] = True
 
     def allowed(self) -> list[Any]:
         return list(range(self.count))
@@ -91,7 +93,7 @@ class Switches:
     value: tuple[str, ...]
     inks: Mapping[str, str] = field(default_factory=dict)
     kind: ClassVar[str] = "switches"
-    computed: ClassVar[bool] = False
+    computed: ClassVar[Literal[False]] = False
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,13 @@ class Play:
     value: int = 0
     seconds: float = 6.0
     kind: ClassVar[str] = "play"
-    computed: ClassVar[bool] = False
+    computed: ClassVar[Literal[False]] = False
 
     def allowed(self) -> list[Any]:
         return list(range(self.count))
 
 
+#: Anything that a reader moves.
 Control = Slider | Choice | NewNoise | Switches | Play
 
 
@@ -417,8 +420,8 @@ class Definition:
         if mark.ink not in INKS:
             raise ExplorableError(f"{where}: ink {mark.ink!r} is unknown; choose one of {list(INKS)}")
         known = THROUGH.get(type(mark).__name__, ("",))
-        if getattr(mark, "through", "") not in known:
-            raise ExplorableError(f"{where}: no map through {mark.through!r}; choose one of {list(known)}")
+        if (through := getattr(mark, "through", "")) not in known:
+            raise ExplorableError(f"{where}: no map through {through!r}; choose one of {list(known)}")
         self._check_names(where, [*mark.when, *filter(None, (getattr(mark, key, "") for key in ("at", "until")))])
 
     def _check_names(self, where: str, used: Sequence[str] | Mapping[str, Any]) -> None:
@@ -428,7 +431,7 @@ class Definition:
                 raise ExplorableError(f"{where} refers to a control {name!r}; the controls are {names}")
 
     @property
-    def computed(self) -> tuple[Control, ...]:
+    def computed(self) -> tuple[Slider | Choice | NewNoise, ...]:
         """The controls that `compute` receives."""
         return tuple(control for control in self.controls if control.computed)
 

@@ -23,6 +23,7 @@ class Ink:
     marker: str = "o"
 
 
+#: Ink by name: what each thing that the book speaks of is drawn with.
 INKS: dict[str, Ink] = {
     "target": Ink("#5b6470", "#aab3bf", "", "o"),
     "q": Ink("#856404", "#e3c04d", "", "o"),

@@ -9,7 +9,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def picture(definition: Definition, frame: Frame, values: Mapping[str, Any], wid
     place = _places(definition, values)
     panels = [panel for panel in definition.panels if shown(panel, values)]
     columns = sorted({panel.column for panel in panels})
-    with matplotlib.rc_context(matplotlib_style()):
+    with matplotlib.rc_context(cast(Any, matplotlib_style())):
         figure = Figure(figsize=(width, 3.3), layout="constrained")
         grid = figure.add_gridspec(1, len(columns))
         for k, column in enumerate(columns):
@@ -51,7 +51,7 @@ def picture_svg(definition: Definition, frame: Frame, values: Mapping[str, Any])
 
     buffer = io.StringIO()
     salt = {"svg.fonttype": "none", "svg.hashsalt": definition.name, "path.simplify_threshold": 1.0}
-    with matplotlib.rc_context(matplotlib_style() | salt):
+    with matplotlib.rc_context(cast(Any, matplotlib_style() | salt)):
         picture(definition, frame, values).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg"):]
@@ -130,7 +130,7 @@ def _point(axes: Axes, mark: Point, frame: Frame, place: Place, color: str) -> N
 
 
 def _rule(axes: Axes, mark: Rule, frame: Frame, place: Place, color: str) -> None:
-    style = {"color": color, "linewidth": 1.2, "linestyle": "--" if mark.dashed else "-"}
+    style: dict[str, Any] = {"color": color, "linewidth": 1.2, "linestyle": "--" if mark.dashed else "-"}
     if mark.x:
         axes.axvline(frame[mark.x][place(mark.at)], **style)
     else:

@@ -144,7 +144,7 @@ def _encode(grid: np.ndarray, precision: Precision, grid_axes: int) -> tuple[dic
     if grid.dtype == object:
         texts = sorted(set(grid.reshape(-1).tolist()))
         codes = np.array([texts.index(text) for text in grid.reshape(-1)], dtype=np.int64).reshape(grid.shape)
-        spec = {"coding": "text", "texts": texts}
+        spec: dict[str, Any] = {"coding": "text", "texts": texts}
     elif precision.relative is not None:
         codes, spec = _log_codes(grid, precision.relative), {"coding": "log", "relative": precision.relative, "tiny": TINY}
     elif precision.step is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, overload
 
 import anywidget
 import ipywidgets
@@ -77,6 +77,16 @@ class Explorable(anywidget.AnyWidget):
     _request = traitlets.Int(0).tag(sync=True)
     _frame = traitlets.Dict().tag(sync=True)
     _progress = traitlets.Dict().tag(sync=True)     # of a long answer: which one, what is done now, and its share
+
+    @overload
+    def __init__(self, name: Definition, **values: Any) -> None: ...
+
+    @overload
+    def __init__(
+        self, name: str, title: str, controls: tuple[Control, ...], compute: Callable[..., Mapping[str, Any]],
+        panels: tuple[Panel, ...], *, caption: str = "", table: Table | None = None,
+        precision: Mapping[str, Precision] | None = None, **values: Any,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -268,10 +278,10 @@ def _packed(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _trait(definition: Definition, control: Control) -> traitlets.TraitType:
+def _trait(definition: Definition, control: Control) -> traitlets.TraitType[Any, Any]:
     """A synced trait that takes just what `control` offers."""
 
-    class Offered(traitlets.TraitType):
+    class Offered(traitlets.TraitType[Any, Any]):
         info_text = f"a value that {control.name} offers"
 
         def validate(self, obj: Any, value: Any) -> Any:

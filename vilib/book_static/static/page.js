@@ -2,7 +2,7 @@
 (() => {
   // ------------------------------------------------------------------ wide formulas, listings and tables take the focus
 
-  const WIDE = "article :is(div.math, .pst-scrollable-table-container, pre, p:has(> .math))";
+  const WIDE = "article :is(div.math, figure:has(> img), .pst-scrollable-table-container, pre, p:has(> .math))";
   const reach = new ResizeObserver((all) => {
     for (const node of all.flatMap(({ target }) => [target, ...target.querySelectorAll("mjx-container[display]")])) {
       if (node.clientWidth && node.scrollWidth > node.clientWidth + 1) node.tabIndex = 0;

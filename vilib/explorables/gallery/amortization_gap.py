@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vilib import MeanFieldGaussian, data_log_evidence, gauss_hermite, kl_to_standard_normal
+from vilib import VAE, MeanFieldGaussian, data_log_evidence, gauss_hermite, kl_to_standard_normal
 from vilib.sensor import GRID, NUM_DATA, STEPS, WIDTHS, sensor_best, sensor_encoder, training_readings
 
 from ..core import Axis, Band, Bar, Column, Definition, Gaussian, Line, Panel, Precision, Rule, Slider, Table
@@ -25,7 +25,7 @@ SHOWN = slice(20, 93)
 X_RANGE, GAP_RANGE = (-2.9, 4.5), (0.0, 2.0)
 
 
-def _elbo(vae, q: MeanFieldGaussian, x: torch.Tensor) -> np.ndarray:
+def _elbo(vae: VAE, q: MeanFieldGaussian, x: torch.Tensor) -> np.ndarray:
     """The ELBO of each x under its q, (N), in nats."""
     nodes, weights = gauss_hermite(1, 64)
     reconstruction = vae.log_joint(x).log_likelihood(q.transform(nodes.unsqueeze(1).expand(-1, len(x), -1)))

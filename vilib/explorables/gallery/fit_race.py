@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vilib.race import Field, field_of, race
+from vilib.race import Field, field_of, races
 from vilib.race_tracks import RHO, tracks
 
 from ..core import (
     Axis, Band, Choice, Column, Definition, Ellipse, Gaussian, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table,
 )
 from ..threads import one_thread
-from ..widget import Explorable
+from ..widget import Explorable, recording_wanted
 from .own import of_the_book
 from .own_race import ESTIMATORS, LABELS, OPTIMIZERS, own_fit_race
 
@@ -32,19 +32,20 @@ TARGETS = tracks()
 
 
 @lru_cache(maxsize=64)
-def _fits(target: str, optimizer: str, sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """λ at the kept steps, (T, 3, 32, P), and which fits failed, (3, 32): step sizes and seeds are one batch, on the same noise."""
-    here, climb = TARGETS[target], OPTIMIZERS[optimizer][1](torch.tensor(STEP_SIZES).unsqueeze(-1))
-    return race({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
-                seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT, optimizer=climb)
+def _fits(target: str, optimizers: tuple[str, ...], sample_count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """λ at the kept steps, (T, K, 3, 32, P), and which fits failed: optimisers, step sizes and seeds in one batch, on the same noise."""
+    here, climbs = TARGETS[target], [OPTIMIZERS[name][1](torch.tensor(STEP_SIZES).unsqueeze(-1)) for name in optimizers]
+    return races({key: estimator for key, (estimator, _) in ESTIMATORS.items()}, here.example, here.q0(len(STEP_SIZES), FITS),
+                 climbs, seed=1, num_samples=sample_count, num_steps=STEPS, record_steps=KEPT)
 
 
 @lru_cache(maxsize=256)
 def _fields(target: str, optimizer: str, sample_count: int, at: int) -> dict[str, tuple[Field, torch.Tensor]]:
     """For each estimator, what is exactly true of the fits of one step size, and which failed."""
-    here, options = TARGETS[target], {"num_samples": sample_count, "nats": CLOSE, "table": TARGETS[target].table}
-    return {key: (field_of(here.example, path[:, at], KEPT, ESTIMATORS[key][0].__name__, **options), failed[at])
-            for key, (path, failed) in _fits(target, optimizer, sample_count).items()}
+    here, which = TARGETS[target], (*OPTIMIZERS,) if recording_wanted() else (optimizer,)  # a recording asks for all, a reader for one
+    place, look = (which.index(optimizer), at), {"num_samples": sample_count, "nats": CLOSE, "table": here.table}
+    return {key: (field_of(here.example, path[(slice(None), *place)], KEPT, ESTIMATORS[key][0].__name__, **look), failed[place])
+            for key, (path, failed) in _fits(target, which, sample_count).items()}
 
 
 @lru_cache(maxsize=8)

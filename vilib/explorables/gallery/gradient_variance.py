@@ -83,7 +83,7 @@ def compute(sample_count: int, cost: str, mu: float, log_sigma: float, seed: int
             f"needed_{key}": one.draws_for(10.0), f"exact_{key}": one.exact,
         }
     verdict = NO_SIGNAL if abs(exact) < 1e-9 else NEEDED + NOISIER * bool(path.variance[-1] > score.variance[-1])
-    return frame | {"outside": f"{outside} of the estimates lie beyond the axis" if outside else "", "verdict": verdict}
+    return frame | {"outside": f"{outside} beyond the axis" if outside else "", "verdict": verdict}
 
 
 def _panels() -> tuple[Panel, ...]:

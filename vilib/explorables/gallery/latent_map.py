@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vilib import digits, gauss_hermite, kl_to_standard_normal
+from vilib import VAE, digits, gauss_hermite, kl_to_standard_normal
 from vilib.digit_vae import BETAS, EPOCHS, NUM_TRAINING, binary_digits, digit_vae
 
 from ..core import Axis, Choice, Column, Definition, Ellipse, Image, Letters, Panel, Play, Point, Precision, Slider, Table
@@ -31,11 +31,11 @@ SHOWN = [(LABELS[:NUM_TRAINING] == c).nonzero()[:DRAWN, 0] for c in range(10)]
 
 
 @lru_cache(maxsize=None)
-def _vaes(beta: float):
+def _vaes(beta: float) -> list[VAE]:
     return [digit_vae(beta, epoch) for epoch in EPOCHS]
 
 
-def _terms(vae, x: torch.Tensor) -> np.ndarray:
+def _terms(vae: VAE, x: torch.Tensor) -> np.ndarray:
     """E_q[log p(x | z)] and KL(q ‖ N(0, I)) of each x, (2, N), in nats; over many x the errors of a coarse rule average out."""
     q, (nodes, weights) = vae.encode(x), gauss_hermite(2, 16 if len(x) == 1 else 6)
     z = q.transform(nodes.unsqueeze(1).expand(-1, len(x), -1))

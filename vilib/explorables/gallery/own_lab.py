@@ -95,7 +95,7 @@ class Compute(OwnCompute):
                  for what, pair in zip(("mean", "sd"), OwnStart(own).known) for i, row in enumerate("xy")}
         return still(own, 6.0, 2.5) | known
 
-    def _fits(self, model: str, family: str, draws: int) -> Fit:
+    def _fits(self, model: str, family: str, draws: int) -> Fit[Any]:
         """All 18 fits: optimiser, tempering, step size."""
         start = OwnStart(self.models[model]).q0(FAMILIES[family][1])
         stage("18 fits side by side", STEPS + 1)

@@ -61,7 +61,7 @@ class Compute(OwnCompute):
                 f"snr_{key}": one.signal_to_noise * (1.0 if found.signal else gap), f"exact_{key}": exact,
                 f"needed_{key}": max(one.draws_for(10.0), 1.0) if found.signal else gap,
             }
-        return frame | {"outside": f"{outside} of the estimates lie beyond the axis" if outside else "",
+        return frame | {"outside": f"{outside} beyond the axis" if outside else "",
                         "basis": basis(model, not found.error), "verdict": NEEDED if found.signal else NO_SIGNAL}
 
     def _studied(self, cost: str, mu: float, log_sigma: float, seed: int) -> OwnNoise:
