@@ -194,7 +194,7 @@ class Explorable(anywidget.AnyWidget):
             self._worker.stop()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until the answer is there, at most `timeout` seconds; whether it is."""
+        """Until the answer is there, at most `timeout` seconds; whether it is. Not for a callback of `observe`, which holds it up."""
         return self._worker is None or self._worker.wait(timeout)
 
     # -- answering the front end

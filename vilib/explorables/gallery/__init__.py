@@ -1,4 +1,8 @@
-"""The book's own explorables, one file each; every function here returns a fresh one, ready to show."""
+"""The book's own explorables, one file each; every function here returns a fresh one, ready to show.
+
+`gradient_variance`, `fit_race` and `advi_lab` take a model of your own in place of the book's: a `vilib.Model`, a function of one draw with
+`supports=…`, a function of many draws on the real line with `dim=…`, or a dict of several. See `vilib.own_model.own_model`.
+"""
 
 from .advi_lab import advi_lab
 from .amortization_gap import amortization_gap
