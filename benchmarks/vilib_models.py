@@ -20,12 +20,12 @@ def _tensors(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
 
 def linear(problem: Problem, dtype: torch.dtype = torch.float32):
     x, y = _tensors(problem, dtype)
-    xt, constant = x.mT.contiguous(), 0.5 * (len(y) + problem.dim) * LOG_2PI
+    xt, constant = x.mT.contiguous(), torch.tensor(-0.5 * (len(y) + problem.dim) * LOG_2PI, dtype=dtype)
 
     def log_joint(z: Tensor) -> Tensor:
         prediction = z @ xt
         errors = mse_loss(prediction, y.expand_as(prediction), reduction="none")            # the squares, one pass forward, one back
-        return -0.5 * (errors.sum(-1) + z.square().sum(-1)) - constant
+        return torch.sub(constant, errors.sum(-1) + (z * z).sum(-1), alpha=0.5)
 
     return log_joint
 
@@ -43,17 +43,17 @@ def logistic(problem: Problem, dtype: torch.dtype = torch.float32):
 
 def eight_schools(problem: Problem, dtype: torch.dtype = torch.float32):
     y, sigma = _tensors(problem, dtype)
-    constant = math.log(2 / (5 * math.pi)) - math.log(5.0) - 8.5 * LOG_2PI - float(sigma.log().sum())
-    y_scaled, precision = y / sigma, 1 / sigma
+    constant = torch.tensor(math.log(2 / (5 * math.pi)) - math.log(5.0) - 8.5 * LOG_2PI, dtype=dtype) - sigma.log().sum()
+    y_scaled, precision, log_five = y / sigma, 1 / sigma, torch.tensor(math.log(5.0), dtype=dtype)
     of_normals = torch.tensor([1 / 25, 0.0] + 8 * [1.0], dtype=dtype)               # 1/variance of mu and of the offsets
 
     def log_joint(z: Tensor) -> Tensor:
         mu, log_tau, offsets = z.split([1, 1, 8], -1)
         schools = torch.addcmul(mu, log_tau.exp(), offsets)
         residual = torch.addcmul(y_scaled, schools, precision, value=-1)
-        prior = torch.sub(log_tau, softplus(log_tau - math.log(5.0), beta=2), alpha=2)       # log tau − log(1 + (tau/5)²)
-        squares = torch.linalg.vecdot(residual, residual) + z.square() @ of_normals
-        return torch.sub(prior.squeeze(-1), squares, alpha=0.5) + constant
+        prior = torch.sub(log_tau, softplus(log_tau - log_five, beta=2), alpha=2)            # log tau − log(1 + (tau/5)²)
+        squares = (residual * residual).sum(-1) + (z * z) @ of_normals
+        return torch.sub(prior.squeeze(-1) + constant, squares, alpha=0.5)
 
     return log_joint
 

@@ -138,6 +138,12 @@ def test_a_long_record_is_what_each_step_gave(optimizer, options):
     close(done.elbo, torch.stack(values)[at], equal_nan=True)
 
 
+def test_the_record_keeps_the_precision_of_q0():
+    q0 = mean_field(3, dtype=torch.float32)
+    done = run(target=lambda z: correlated_gaussian(0.5)(z.double()), q0=q0, num_steps=150)
+    assert done.path.dtype == done.elbo.dtype == torch.float32
+
+
 def test_no_steps_at_all_is_the_start():
     assert run(num_steps=0).path.shape == (1, 3, 4)
 
