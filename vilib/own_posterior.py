@@ -72,6 +72,12 @@ class OwnModel:
     :func:`vilib.own_model.own_model`.
 
     coordinates: the one or two of the D that are shown.
+
+    >>> from vilib import gaussian_target
+    >>> from vilib.own_model import own_model
+    >>> own = own_model(gaussian_target(5.0, 0.1))
+    >>> own.best().exact, abs(own.best().elbo) < 1e-9, [round(x.item(), 4) for x in own.reference]
+    (True, True, [5.0, 0.1])
     """
 
     name: str
