@@ -72,6 +72,11 @@ class OwnModel:
     :func:`vilib.own_model.own_model`.
 
     coordinates: the one or two of the D that are shown.
+
+    >>> from vilib.own_model import own_model
+    >>> own = own_model(lambda z: -z.square().sum(-1) / 2, dim=1)
+    >>> own.labels, round(own.best().elbo, 4), round(own.grid.log_evidence, 4)                   # ½ log 2π
+    (('z',), 0.9189, 0.9189)
     """
 
     name: str
