@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from book.phone import PHONE, check_fits
 from book.conftest import HEADER
 
 from vilib import book
@@ -35,8 +36,9 @@ PAGES = _pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
     ("name", "way"), [(name, "http") for name in PAGES] + [(name, "file") for name in (PAGES[0], PAGES[3], PAGES[-1])]
 )
 def test_page_is_self_contained_typeset_and_free_of_errors(request, visit, name, way):
+    """Over http on a phone, where it must fit too; as a file on a wide screen."""
     site = request.getfixturevalue(f"site_{way}")
-    seen = visit(f"{site}/{name}.html")
+    seen = visit(f"{site}/{name}.html", **({"viewport": PHONE, "has_touch": True} if way == "http" else {}))
     seen.settle()
     assert seen.strangers(site) == []
     assert seen.failed == []
@@ -53,6 +55,8 @@ def test_page_is_self_contained_typeset_and_free_of_errors(request, visit, name,
         }"""
     )
     assert not re.search(r"\\\(|\\\[|\$\$|\\begin\{|\\(frac|mathbb|lambda)\b", text), "TeX left as it was typed"
+    if way == "http":
+        check_fits(page)
 
 
 def test_formulas_are_there(built_book):
