@@ -1,10 +1,18 @@
 """What every test shares."""
 
+import gc
+
 import pytest
 import torch
 
 # Two tests at once, or a browser beside one, should not fight over the cores.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    """Thousands of tests stay to the end: Python need not look through them again and again for what it might free."""
+    gc.collect()
+    gc.freeze()
 
 
 def _chapter(request) -> str:

@@ -16,6 +16,7 @@ without make. It does six things:
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -369,6 +370,7 @@ def _tidy_site(app, exception) -> None:
 
 
 def setup(app):
+    gc.set_threshold(100_000, 50, 100)  # a page is a tree of many nodes: looking for cycles made reading it back six times slower
     os.environ.setdefault("VILIB_RECORD", "1")  # the kernels that execute the chapters inherit it
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small tensors: a second thread costs more than it brings
     os.environ.pop("MPLBACKEND", None)  # and draw into the page, whatever the shell draws to
