@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 PORT   ?= 8000
-# Some tests side by side, one more than a small machine has cores, since a test waits for its browser now and then.
-PYTEST_ARGS ?= --numprocesses 3 --dist worksteal
+# As many tests side by side as there are cores, but few browsers.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 LAB_ARGS ?=
 BENCH_ARGS ?=
 # On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own

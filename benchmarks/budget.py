@@ -11,6 +11,7 @@ the lecture view on a projector (1920×1080): frames a second. Ends with an erro
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import sys
 from pathlib import Path
@@ -23,12 +24,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 from book import chromium  # noqa: E402
 from book.conftest import SITE, Visit, serve  # noqa: E402
 from book.hands import all_ready  # noqa: E402
-from latency import FIRST_MOVE, PLAY, RATE, first_move, served  # noqa: E402
+from latency import FIRST, FIRST_MOVE, PLAY, RATE, served  # noqa: E402
 
 WEIGHT, RECORDINGS, REQUESTS = 1_200_000, 250_000, 60
 RECORDING = re.compile(rb'<script[^>]*class="vilib-recording"[^>]*>.*?</script>', re.S)
 BEGIN, END = "<!-- budget: begin -->\n", "<!-- budget: end -->"
-VISITS = 5
+VISITS = 4  # the first of them warms up and does not count
 
 
 def recording_share(page: bytes) -> int:
@@ -50,16 +51,21 @@ def weigh(browser, address: str) -> tuple[int, int]:
     return len(received), sum(received)
 
 
-def first_paint(browser, address: str) -> float:
-    """Milliseconds from navigation until something of the page is seen (First Contentful Paint)."""
+def opened(browser, address: str, moves: bool) -> tuple[float, float]:
+    """Milliseconds from navigation until something of the page is seen (First Contentful Paint), and until its first slider,
+    moved as soon as it may be, is answered (nan where there is none)."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
+    if moves:
+        page.add_init_script(FIRST)
     context.new_cdp_session(page).send("Network.setCacheDisabled", {"cacheDisabled": True})
-    page.goto(address, wait_until="load")
+    page.goto(address, wait_until="commit")
     page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
-    seen = page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    if moves:
+        page.wait_for_function("() => window.movedAt")
+    times = page.evaluate("() => [performance.getEntriesByName('first-contentful-paint')[0].startTime, window.movedAt ?? null]")
     context.close()
-    return seen
+    return times[0], math.nan if times[1] is None else times[1]
 
 
 def frame_rates(browser, address: str) -> dict[str, float]:
@@ -78,7 +84,7 @@ def frame_rates(browser, address: str) -> dict[str, float]:
 
 
 def main() -> int:
-    pages = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if not {"_static", "reports"} & set(p.parts))
+    pages = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if not {"_static", "reports", "index.html"} & set(p.parts))
     path = chromium.find()
     if not pages or not path:
         print("no book (make book) or no Chromium (tests/book/chromium.py)", file=sys.stderr)
@@ -97,12 +103,12 @@ def main() -> int:
         for name in pages:
             moves = b'class="vilib-explorable' in (SITE / name).read_bytes()
             requests, weight = weigh(browser, f"http://127.0.0.1:{compressed.server_port}/{name}")
-            seen = median(first_paint(browser, f"{plain}/{name}") for _ in range(3))
-            answered = median([first_move(browser, f"{plain}/{name}")[1] for _ in range(VISITS + 1)][1:]) if moves else None
+            visits = [opened(browser, f"{plain}/{name}", moves) for _ in range(VISITS)][1:]
+            seen, answered = (median(times) for times in zip(*visits, strict=True))
             rows.append(
                 f"| {name.removesuffix('.html').removeprefix('chapters/')} | {cell(requests, REQUESTS, 1, name)} | {cell(weight, WEIGHT, 1000, name)} kB | "
                 f"{cell(recording_share((SITE / name).read_bytes()), RECORDINGS, 1000, name)} kB | {seen:.0f} ms | "
-                + (f"{cell(answered, FIRST_MOVE, 1, name)} ms |" if answered else "– |")
+                + (f"{cell(answered, FIRST_MOVE, 1, name)} ms |" if moves else "– |")
             )
             print(rows[-1], flush=True)
             if moves and name.startswith("chapters/"):

@@ -1047,7 +1047,7 @@ globalThis.vilibExplorables ??= (() => {
     document.addEventListener("DOMContentLoaded", () => { arriving.disconnect(); start(); });
   }
 
-  /** What stands above may have grown since a link led here (formulas do): go there again, unless the reader has moved. */
+  /** What stands above may have grown since a link led here (formulas and pictures do): go there again, unless the reader has moved. */
   let moved = false;
   for (const kind of ["wheel", "pointerdown", "keydown", "touchstart"]) addEventListener(kind, () => { moved = true; }, { once: true, capture: true, passive: true });
   api.arrive = () => {
@@ -1055,6 +1055,11 @@ globalThis.vilibExplorables ??= (() => {
     const root = name && document.querySelector(`figure.vilib-explorable[data-explorable="${CSS.escape(name)}"]`);
     if (root && !moved) root.scrollIntoView({ block: "start" });
   };
+  if (location.hash.includes("?")) {
+    const grown = new ResizeObserver(() => (moved ? grown.disconnect() : api.arrive()));
+    const watch = () => grown.observe(document.body);
+    if (document.body) watch(); else addEventListener("DOMContentLoaded", watch);
+  }
 
   return api;
 })();
