@@ -11,7 +11,6 @@ the lecture view on a projector (1920×1080): frames a second. Ends with an erro
 from __future__ import annotations
 
 import gzip
-import math
 import re
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from book import chromium  # noqa: E402
 from book.conftest import SITE, Visit, serve  # noqa: E402
 from book.hands import all_ready  # noqa: E402
-from latency import FIRST, FIRST_MOVE, PLAY, RATE, served  # noqa: E402
+from latency import FIRST_MOVE, PLAY, RATE, opened, served  # noqa: E402
 
 WEIGHT, RECORDINGS, REQUESTS = 1_200_000, 250_000, 60
 RECORDING = re.compile(rb'<script[^>]*class="vilib-recording"[^>]*>.*?</script>', re.S)
@@ -49,23 +48,6 @@ def weigh(browser, address: str) -> tuple[int, int]:
     Visit(page).settle()
     context.close()
     return len(received), sum(received)
-
-
-def opened(browser, address: str, moves: bool) -> tuple[float, float]:
-    """Milliseconds from navigation until something of the page is seen (First Contentful Paint), and until its first slider,
-    moved as soon as it may be, is answered (nan where there is none)."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    if moves:
-        page.add_init_script(FIRST)
-    context.new_cdp_session(page).send("Network.setCacheDisabled", {"cacheDisabled": True})
-    page.goto(address, wait_until="commit")
-    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
-    if moves:
-        page.wait_for_function("() => window.movedAt")
-    times = page.evaluate("() => [performance.getEntriesByName('first-contentful-paint')[0].startTime, window.movedAt ?? null]")
-    context.close()
-    return times[0], math.nan if times[1] is None else times[1]
 
 
 def frame_rates(browser, address: str) -> dict[str, float]:

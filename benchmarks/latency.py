@@ -14,6 +14,7 @@ Serves _build/html as `make serve` does; JupyterLab serves a notebook of its own
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import subprocess
 import sys
@@ -40,7 +41,6 @@ const seen = new MutationObserver(() => {
   const root = document.querySelector("figure.vilib-explorable[data-ready=true]");
   if (!root) return;
   seen.disconnect();
-  window.readyAt = performance.now();
   const frame = Number(root.dataset.frame), slider = root.querySelector("input[type=range]");
   slider.value = slider.valueAsNumber === Number(slider.max) ? 0 : Number(slider.max);
   slider.dispatchEvent(new Event("input", { bubbles: true }));
@@ -123,17 +123,21 @@ def moves(hands: Hands, live: bool = False) -> dict[str, list[list[float]]]:
     return found
 
 
-def first_move(browser, address: str) -> tuple[float, float]:
-    """Milliseconds from navigation until ready, and until the first move is drawn."""
+def opened(browser, address: str, moves: bool = True) -> tuple[float, float]:
+    """Milliseconds from navigation until something of the page is seen (First Contentful Paint), and until its first slider,
+    moved as soon as it may be, is answered (nan where there is none)."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.add_init_script(FIRST)
     page = context.new_page()
+    if moves:
+        page.add_init_script(FIRST)
     context.new_cdp_session(page).send("Network.setCacheDisabled", {"cacheDisabled": True})
     page.goto(address, wait_until="commit")
-    page.wait_for_function("() => window.movedAt")
-    times = page.evaluate("() => [window.readyAt, window.movedAt]")
+    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+    if moves:
+        page.wait_for_function("() => window.movedAt")
+    seen, answered = page.evaluate("() => [performance.getEntriesByName('first-contentful-paint')[0].startTime, window.movedAt ?? null]")
     context.close()
-    return tuple(times)
+    return seen, math.nan if answered is None else answered
 
 
 @contextmanager
@@ -173,7 +177,7 @@ def main() -> int:
     with served(SITE) as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=chromium.ARGUMENTS)
         for name in pages:
-            times = [first_move(browser, f"{site}/{name}") for _ in range(6)][1:]
+            times = [opened(browser, f"{site}/{name}") for _ in range(6)][1:]
             report(f"(a) first move answered after navigation, {name}", median(t for _, t in times), FIRST_MOVE)
         for name in pages:
             page = browser.new_page(viewport={"width": 1440, "height": 900})

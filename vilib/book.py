@@ -281,7 +281,6 @@ FORMULAS_LATER = """addEventListener("DOMContentLoaded", () =>
   Promise.resolve(globalThis.vilibExplorables?.ready).then(() => {
     const script = document.createElement("script");
     script.src = %s;
-    script.onload = () => globalThis.MathJax?.startup?.promise?.then(() => globalThis.vilibExplorables?.arrive());
     document.head.append(script);
   }));"""
 

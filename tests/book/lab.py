@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,24 @@ from playwright.sync_api import Page
 ROOT = Path(__file__).parents[2]
 #: Seconds until JupyterLab must be up, and a notebook's cells must have run.
 PATIENCE = 120
+#: What JupyterLab prints when it listens: its address.
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(address: str) -> bool:
+    """Whether somebody listens at an http address."""
+    try:
+        with urllib.request.urlopen(f"{address}/api", timeout=PATIENCE):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -27,9 +48,6 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
 
     `home` is an empty folder: nothing of the user's configuration is read or written.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     own = {key: value for key, value in os.environ.items() if not key.startswith(("VILIB_", "JUPYTER", "IPYTHON"))}
     own |= {
         "HOME": str(home),
@@ -47,8 +65,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
             "--no-browser",
             "--allow-root",
             "--ip=127.0.0.1",
-            f"--port={port}",
-            "--ServerApp.port_retries=0",
+            f"--port={free_port()}",  # or one near it, if another process takes it meanwhile
             "--IdentityProvider.token=",
             "--ServerApp.password=",
             f"--ServerApp.root_dir={folder}",
@@ -65,21 +82,22 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
         text=True,
     )
     log: list[str] = []
-    up = threading.Event()
+    addresses: list[str] = []  # what it says of where it listens
 
     def listen() -> None:
         for line in server.stderr:
             log.append(line)
-            if "is running at" in line:
-                up.set()
-        up.set()
+            if found := ADDRESS.search(line):
+                addresses.append(found[0])
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        started = up.wait(PATIENCE) and server.poll() is None
-        assert started, "JupyterLab did not start:\n" + "".join(log[-20:])
-        yield f"http://127.0.0.1:{port}"
+        end = time.monotonic() + PATIENCE
+        while not (addresses and answers(addresses[0])):  # it names its address before it listens there
+            assert server.poll() is None and time.monotonic() < end, "JupyterLab did not start:\n" + "".join(log[-20:])
+            time.sleep(0.05)
+        yield addresses[0]
     finally:
         server.terminate()  # and it ends its kernels
         try:

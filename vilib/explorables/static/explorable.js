@@ -1050,13 +1050,13 @@ globalThis.vilibExplorables ??= (() => {
   /** What stands above may have grown since a link led here (formulas and pictures do): go there again, unless the reader has moved. */
   let moved = false;
   for (const kind of ["wheel", "pointerdown", "keydown", "touchstart"]) addEventListener(kind, () => { moved = true; }, { once: true, capture: true, passive: true });
-  api.arrive = () => {
+  const arrive = () => {
     const name = location.hash.replace(/^#/, "").split("?")[0];
     const root = name && document.querySelector(`figure.vilib-explorable[data-explorable="${CSS.escape(name)}"]`);
     if (root && !moved) root.scrollIntoView({ block: "start" });
   };
-  if (location.hash.includes("?")) {
-    const grown = new ResizeObserver(() => (moved ? grown.disconnect() : api.arrive()));
+  if (location.hash) {
+    const grown = new ResizeObserver(() => (moved ? grown.disconnect() : arrive()));
     const watch = () => grown.observe(document.body);
     if (document.body) watch(); else addEventListener("DOMContentLoaded", watch);
   }
