@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
+#: A browser as readers have it.
+WHOLE = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
+#: The same engine without a window, a tab strip and all that serves them: it opens a page with half the work.
+SHELL = ("chromium-headless-shell", "chrome-headless-shell")
 
 #: Headless, silent, and blind to every host but this one: a page that asks the net for anything fails its test.
 ARGUMENTS = [
@@ -25,12 +28,12 @@ ARGUMENTS = [
 ]
 
 
-def find() -> str | None:
-    """The path of a Chromium that starts: the system's, or else one that Playwright has fetched.
+def find(first: tuple[str, ...] = SHELL) -> str | None:
+    """The path of a Chromium that starts: the system's (one of the names of `first` if there is one), or else Playwright's.
 
     Call it before Playwright is started: it may have to ask Playwright where its own is.
     """
-    for path in map(shutil.which, NAMES):
+    for path in map(shutil.which, (*first, *SHELL, *WHOLE)):
         if path and _starts(path):
             return path
     from playwright.sync_api import sync_playwright
@@ -64,9 +67,10 @@ def fetch() -> None:
     ubuntu = platform.system() == "Linux" and platform.freedesktop_os_release().get("ID") == "ubuntu"  # snaps only
     if apt and not ubuntu:
         subprocess.run([*root, "apt-get", "update", "-q"])
-        subprocess.run([*root, "apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"])
-        if find():
-            return
+        for package in ("chromium-headless-shell", "chromium"):  # Debian before 13 may not have the first
+            subprocess.run([*root, "apt-get", "install", "-y", "-q", "--no-install-recommends", package])
+            if find():
+                return
     with_libraries = ["--with-deps"] if apt else []
     subprocess.run([sys.executable, "-m", "playwright", "install", *with_libraries, "chromium"])
 

@@ -3,13 +3,18 @@
   // ------------------------------------------------------------------ wide formulas, listings and tables take the focus
 
   const WIDE = "article :is(div.math, figure:has(> img), .pst-scrollable-table-container, pre, p:has(> .math))";
-  const reach = new ResizeObserver((all) => {
-    for (const node of all.flatMap(({ target }) => [target, ...target.querySelectorAll("mjx-container[display]")])) {
+  const look = (nodes) => {
+    for (const node of nodes.flatMap((node) => [node, ...node.querySelectorAll("mjx-container[display]")])) {
       if (node.clientWidth && node.scrollWidth > node.clientWidth + 1) node.tabIndex = 0;
       else if (node.getAttribute("tabindex") === "0") node.removeAttribute("tabindex");
     }
+  };
+  const sized = new ResizeObserver((all) => look(all.map(({ target }) => target)));
+  addEventListener("load", () => {
+    const wide = [...document.querySelectorAll(WIDE)];
+    wide.forEach((node) => sized.observe(node));
+    document.fonts.addEventListener("loadingdone", () => look(wide)); // a formula grows with its letters, and its box may not
   });
-  addEventListener("load", () => document.querySelectorAll(WIDE).forEach((node) => reach.observe(node)));
 
   // ------------------------------------------------------------------ on paper: light, and solutions for those who want them
 
