@@ -9,6 +9,8 @@ BENCH_ARGS ?=
 # On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own
 # index has the same version for CPUs: it is asked when it answers within three seconds. TORCH_INDEX= asks nobody.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What is installed is compiled when it is first imported, which most of it never is.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -37,9 +39,9 @@ $(READY): requirements.txt pyproject.toml binder/overrides.json binder/jupyter_s
 	@rm -f $@
 	$(PYTHON) -m venv $(VENV)
 	@index=; [ -z '$(TORCH_INDEX)' ] || ! $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=3)' '$(TORCH_INDEX)' 2>/dev/null || index='--extra-index-url $(TORCH_INDEX)'; \
-	  set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check $$index "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	  set -x; $(PIP_INSTALL) $$index "$$(grep '^torch==' requirements.txt)"
+	$(PIP_INSTALL) -r requirements.txt
+	$(PIP_INSTALL) --no-build-isolation --no-deps -e .
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
 	@cp binder/overrides.json $(VENV)/share/jupyter/lab/settings/
 	@mkdir -p $(VENV)/etc/jupyter
