@@ -60,8 +60,11 @@ test: book
 	$(BIN)/python tests/book/chromium.py
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# The page that opens is the introduction; every .md of the book opens as a notebook.
+# The page that opens is the introduction; every .md of the book opens as a notebook. What JupyterLab saves is the book's own
+# source, so it saves when told to, and not every two minutes.
 lab: $(READY)
+	@mkdir -p $(VENV)/share/jupyter/lab/settings/overrides.d
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"autosave": false}}' > $(VENV)/share/jupyter/lab/settings/overrides.d/sources.json
 	$(BIN)/jupyter lab $(LAB_ARGS) intro.md
 
 serve:

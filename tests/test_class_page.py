@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import yaml
+from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "chapters" / "class.md").read_text(encoding="utf8")
@@ -24,6 +26,15 @@ def test_its_link_is_the_one_that_it_computes(capsys):
 def test_its_settings_can_be_read():
     hub = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[1])["singleuser"]
     assert hub["memory"] == {"guarantee": "1G", "limit": "2G"} and "2 GB a student as the limit and 1 GB as the guarantee" in PAGE
+
+
+def test_idle_kernels_are_ended_alike_by_both_ways():
+    """As settings that the server knows."""
+    _, hub = (yaml.safe_load(block)["singleuser"] for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    (name, mounted), = hub["extraFiles"].items()
+    assert mounted["mountPath"] == f"/etc/jupyter/{name}", "the name says of what kind it is"
+    assert mounted["data"] == json.loads(re.search(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[1])
+    assert set(mounted["data"]["MappingKernelManager"]) <= set(MappingKernelManager.class_trait_names())
 
 
 def test_its_table_has_every_notebook_and_keeps_the_promise():

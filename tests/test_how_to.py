@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[1] / "chapters" / "how-to.md").read_text(encoding
 
 
 def test_its_code_runs():
-    first, second = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    first, second, third = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     space: dict = {}
     exec(first, space)
     race = space["race"]
@@ -23,6 +23,9 @@ def test_its_code_runs():
     assert noise.wait(60) and "data" in noise._frame
     noise.mend(space["my_model"])
     assert noise.wait(60) and "Exact, by quadrature." in noise.frame()["basis"].item()
+    exec(third, space)
+    posterior = space["posterior"]
+    assert posterior.converged and posterior.draws["mu"].shape == (4000,) and hasattr(posterior, "to_arviz")
 
 
 def test_its_names_are_in_the_package():

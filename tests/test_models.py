@@ -157,12 +157,12 @@ def test_unconstrain_names_what_is_missing_or_misshapen():
 
 @pytest.mark.parametrize("log_joint, batched, message", [
     (lambda t: t["x"].expand(3), False,
-     r"expected one number a draw, shape \(5,\) for 5 draws, got \(5, 3\). Sum the log densities of the data: .sum\(\)"),
+     r"expected one number a draw, got shape \(3,\) for one draw. Sum the log densities of the data: .sum\(\)"),
     (lambda t: t["x"].unsqueeze(-1).expand(-1, 3), True, r"got \(5, 3\). With batched=True keep the first axis"),
     (lambda t: t["x"].sum(), True, r"shape \(5,\) for 5 draws, got \(\)"),
     (lambda t: 1.0, True, "got float"),
-    (lambda t: 1.0, False, r"expected a scalar tensor for one draw, got float. Return .sum\(\)"),
-    (lambda t: None, False, "expected a scalar tensor for one draw, got NoneType"),
+    (lambda t: 1.0, False, r"expected a scalar tensor for one draw, got float. Return the tensor itself: not its .item\(\)"),
+    (lambda t: None, False, "expected a scalar tensor for one draw, got NoneType. Return the log density"),
 ])
 def test_a_log_joint_that_is_no_number_a_draw_is_refused(log_joint, batched, message):
     with pytest.raises(NonScalarLogJoint, match=f"log_joint: .*{message}"):
@@ -183,8 +183,9 @@ def test_python_control_flow_on_a_draw_is_explained():
     def log_joint(theta):
         return -theta["x"] if theta["x"] > 0 else theta["x"]
 
-    with pytest.raises(NotBatchable, match=r"log_joint: runs on one draw, but not on many.*torch says: .*torch.where.*batched=True"):
+    with pytest.raises(NotBatchable, match=r"log_joint: runs on one draw, but not on many.*torch says: .*torch.where.*batched=True") as told:
         Model(log_joint, {"x": constraints.real})(torch.ones(3, 1))
+    assert "control flow. Use torch.where" in str(told.value), "what torch says without whom to write to"
 
 
 def test_noise_of_its_own_is_explained():
@@ -196,8 +197,19 @@ def test_what_the_readers_function_raises_is_what_the_reader_sees():
     def log_joint(theta):
         return theta["sigmma"]
 
-    with pytest.raises(KeyError, match="sigmma"):
-        Model(log_joint, {"sigma": constraints.positive})(torch.ones(3, 1))
+    for batched in (False, True):
+        with pytest.raises(KeyError, match="sigmma") as told:
+            Model(log_joint, {"sigma": constraints.positive}, batched=batched)(torch.ones(3, 1))
+        assert told.value.__notes__ == ["theta holds what supports names: 'sigma'."]
+    with pytest.raises(KeyError) as told:                                               # of a dict of the reader's own
+        Model(lambda theta: {}[("sigma", 1)], {"sigma": constraints.positive})(torch.ones(3, 1))
+    assert told.value.args == (("sigma", 1),)
+
+
+def test_theta_is_told_in_plain_numbers():
+    model = Model(lambda t: (t["x"] - 5).log() + t["v"].sum(), {"x": constraints.positive, "v": constraints.real_vector}, {"v": (2,)})
+    with pytest.raises(NonFiniteLogJoint, match=r"returned nan at theta = {'x': 1.0, 'v': tensor\(\[0., 0.\]\)}"):
+        model(torch.zeros(3, 3))
     with pytest.raises(ZeroDivisionError):
         Model(lambda theta: theta["x"] * (1 / 0), {"x": constraints.real})(torch.ones(3, 1))
     with pytest.raises(RuntimeError, match="must match the size"):

@@ -227,6 +227,15 @@ def test_the_folder_holds_the_notebooks_and_what_they_need(built, tmp_path):
     assert not list(target.rglob("__pycache__"))
 
 
+def test_the_folder_lists_its_notebooks_as_the_book_does(built, tmp_path):
+    for name, title in {"intro": "Live", "chapters/elbo": "3. A bound", "chapters/advi": "10. Any model", "chapters/kl": "2. Which"}.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {title}")])
+        nbformat.write(notebook, built / "_sources" / f"{name}.ipynb")
+    gather(built, tmp_path / "out", ROOT)
+    listed = re.findall(r"^- \[(.*?)\]", (tmp_path / "out" / "README.md").read_text(), re.M)
+    assert listed == ["Live", "2. Which", "3. A bound", "10. Any model"]
+
+
 def test_without_a_book_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no notebook in .*_sources; make book writes them"):
         gather(tmp_path, tmp_path / "out", ROOT)

@@ -7,6 +7,7 @@ supports to R^D, pays for the change of variables with log |det J|, and runs man
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -109,33 +110,58 @@ class Model:
         return theta, log_jacobian
 
     def _run(self, theta: dict[str, Tensor], num_draws: int) -> Tensor:
-        if self.batched:
+        if not self.batched:
+            return self._run_one_by_one(theta)
+        try:
             log_p = self.log_joint(theta)
-        else:
-            try:
-                log_p = torch.func.vmap(self.log_joint)(theta)
-            except Exception as error:
-                self._explain(theta, error)
+        except KeyError as error:
+            raise self._names(error)
         if not isinstance(log_p, Tensor) or log_p.shape != (num_draws,):
             got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
             raise NonScalarLogJoint(
                 f"log_joint: expected one number a draw, shape ({num_draws},) for {num_draws} draws, got {got}. "
-                + ("With batched=True keep the first axis and sum the others: .sum(-1)." if self.batched
-                   else "Sum the log densities of the data: .sum().")
-            )
+                "With batched=True keep the first axis and sum the others: .sum(-1).")
+        return log_p
+
+    def _run_one_by_one(self, theta: dict[str, Tensor]) -> Tensor:
+        try:
+            log_p = torch.func.vmap(self.log_joint)(theta)
+        except Exception as error:
+            self._explain(theta, error)
+        if log_p.ndim != 1:
+            raise NonScalarLogJoint(f"log_joint: expected one number a draw, got shape {tuple(log_p.shape[1:])} for one draw. "
+                                    "Sum the log densities of the data: .sum().")
         return log_p
 
     def _explain(self, theta: dict[str, Tensor], error: Exception) -> None:
         """vmap's own message is obscure: run one draw without it and raise what that says."""
-        one = self.log_joint({name: value[0] for name, value in theta.items()})
-        if not isinstance(one, Tensor) or one.ndim:
-            got = f"shape {tuple(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
-            raise NonScalarLogJoint(f"log_joint: expected a scalar tensor for one draw, got {got}. Return .sum().") from None
+        try:
+            one = self.log_joint({name: value[0] for name, value in theta.items()})
+        except KeyError as missing:
+            raise self._names(missing)
+        if not isinstance(one, Tensor):
+            mend = ("Return the log density." if one is None else
+                    "Return the tensor itself: not its .item() or float(), and with nothing beside it.")
+            raise NonScalarLogJoint(f"log_joint: expected a scalar tensor for one draw, got {type(one).__name__}. {mend}") from None
+        if one.ndim:
+            raise NonScalarLogJoint(f"log_joint: expected a scalar tensor for one draw, got shape {tuple(one.shape)}. "
+                                    "Return .sum().") from None
+        said = _ASKS_TO_BE_TOLD.split(str(error).splitlines()[0])[0]
         raise NotBatchable(
             "log_joint: runs on one draw, but not on many at once, because it looks at a value while it runs "
-            f"(if, .item(), float(), print of a number, or noise of its own). torch says: {str(error).splitlines()[0]} "
-            "Use torch.where instead of if, or write it for (N, ...) at once and pass batched=True."
+            f"(if, .item(), float(), print of a number, or noise of its own). torch says: {said} "
+            "Use torch.where instead of if, or write it for (N, ...) at once, as Model(log_joint, supports, batched=True)."
         ) from error
+
+    def _names(self, error: KeyError) -> KeyError:
+        """The reader's KeyError, with what theta holds."""
+        if not any(name in self.supports for name in error.args if isinstance(name, str)):
+            error.add_note(f"theta holds what supports names: {', '.join(map(repr, self.supports))}.")
+        return error
+
+
+#: Where torch's message begins to speak to whoever has time to write to its authors.
+_ASKS_TO_BE_TOLD = re.compile(r" *(?:We don't support|[Pp]lease file)")
 
 
 def evaluate(log_joint: LogJoint, z: Tensor, *, zero_density: bool = False) -> Tensor:
@@ -230,7 +256,8 @@ def _non_finite(log_joint: LogJoint, z: Tensor, log_p: Tensor, good: Tensor) -> 
     draw, value = z[index].detach(), log_p[index].item()
     constrain = getattr(log_joint, "constrain", None)
     theta = {name: value.detach() for name, value in constrain(draw).items()} if constrain is not None else None
-    where = f"theta = {theta}" if theta else f"z = {draw.tolist()}"
+    shown = {name: value if value.ndim else float(f"{value.item():.6g}") for name, value in (theta or {}).items()}
+    where = f"theta = {shown}" if theta else f"z = {draw.tolist()}"
     if not draw.abs().max() < 1e8:
         mend = "The draw itself is that far out: q has run away. Take a smaller step size, more draws, or a quieter estimator."
     elif value == -math.inf:

@@ -206,7 +206,9 @@ def gather(built: Path, target: Path, root: Path) -> list[Path]:
             shutil.copytree(root / own, target / own, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copy(root / own, target / own)
-    listing = "\n".join(f"- [{_title(target / name)}]({name.as_posix()})" for name in made)
+    titles = {name: _title(target / name) for name in made}
+    ordered = sorted(made, key=lambda name: [int(n) for n in re.findall(r"^(\d+)\.", titles[name])])  # what has no number comes first
+    listing = "\n".join(f"- [{titles[name]}]({name.as_posix()})" for name in ordered)
     (target / "README.md").write_text(README.format(listing=listing), encoding="utf8")
     return made
 

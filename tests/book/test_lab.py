@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from book.hands import Hands
 from book.lab import ROOT, Notebook, jupyter_lab, write_notebook
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from jupyterlab_server.settings_utils import get_settings
 from traitlets.config.loader import PyFileConfigLoader
 
 from vilib.explorables.core import Definition
@@ -246,6 +248,15 @@ def test_an_answer_is_not_held_back_until_the_one_before_is_acknowledged(monkeyp
     monkeypatch.setattr(connection, "websocket_handler", handler)
     stub.connect()
     assert done == [("nodelay", True), "connected"]
+
+
+def test_make_lab_saves_the_sources_only_when_told_to(tmp_path):
+    """JupyterLab saves every two minutes what it shows, and here that is the book."""
+    subprocess.run(["make", "lab", "LAB_ARGS=--version"], cwd=ROOT, check=True, capture_output=True)
+    share, plugin = Path(sys.prefix) / "share" / "jupyter" / "lab", "@jupyterlab/docmanager-extension:plugin"
+    known = get_settings(str(share / "settings"), str(share / "schemas"), str(tmp_path), plugin)[0]["schema"]["properties"]
+    assert known["autosave"]["default"] is False
+    assert known["defaultViewers"]["default"]["markdown"] == "Jupytext Notebook", "and what the image says still holds"
 
 
 def test_a_chapter_opens_as_a_notebook_and_runs(lab, browser):

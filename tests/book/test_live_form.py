@@ -194,6 +194,13 @@ def test_what_python_asks_itself_is_shown_too(kernel):
     assert not kernel.busy and json.loads(kernel.hands.root.get_attribute("data-answers"))["curve"] == "bent"
 
 
+def test_the_readers_line_follows_an_explanation_as_a_sentence_of_its_own(kernel):
+    broken = {"request": 1, "serial": 2, "controls": {}, "error": "log_joint: sum it.", "where": "line 3 of the cell, in f: if x > 0"}
+    kernel.hands.put({"slope": 2.0})
+    kernel.arrive("_frame", broken | {"advice": "Mend it."})
+    assert kernel.hands.caption.startswith("Python stopped: log_joint: sum it. At line 3 of the cell, in f: if x > 0. The picture")
+
+
 def test_an_error_says_what_where_and_what_to_do(kernel):
     numbers = kernel.hands.numbers()
     kernel.hands.put({"slope": 2.0})

@@ -240,7 +240,7 @@ def test_a_model_broken_at_first_shows_and_does_not_raise(kind):
     explorable = FACTORIES[kind](switched, supports=SUPPORTS)
     packet = answered(explorable)
     assert packet["error"] == "ValueError: the data are missing" and ".mend(my_model)" in packet["advice"]
-    assert packet["where"].endswith("of __call__: raise self.error")
+    assert re.fullmatch(r"line \d+ of test_own.py, in __call__: raise self.error", packet["where"])
     switched.error = None
     setattr(explorable, *SECOND[kind])  # moving a control tries again
     assert "error" not in answered(explorable) and len(answered(explorable)["data"]) > 1000
@@ -253,7 +253,7 @@ def test_a_model_broken_at_first_shows_and_does_not_raise(kind):
         (lambda theta: (theta["mu"] - 50).log() - theta["sigma"], "log_joint: returned nan at theta = {'mu'"),
         (lambda theta: 3.0, "log_joint: expected a scalar tensor for one draw, got float"),
         (lambda theta: theta["mu"] if theta["mu"] > 0 else -theta["mu"], "Use torch.where instead of if"),
-        (lambda theta: theta["tau"], "KeyError: 'tau'"),
+        (lambda theta: theta["tau"], "KeyError: 'tau'. theta holds what supports names: 'mu', 'sigma'."),
         (lambda theta: -(theta["mu"] ** 2), "log_joint: it does not change with sigma, so the posterior is not proper"),
     ],
 )
@@ -261,6 +261,28 @@ def test_what_is_wrong_is_said_without_vmap(function, message):
     packet = answered(fit_race(function, supports=SUPPORTS))
     assert message in packet["error"]
     assert not any(word in packet["error"] for word in ("functorch", "Traceback", "File "))
+
+
+def test_what_vilib_explains_is_told_with_the_readers_line():
+    def looks(theta):
+        if theta["mu"] > 0:
+            return -theta["sigma"]
+        return theta["sigma"]
+
+    assert re.fullmatch(r"line \d+ of test_own.py, in looks: if theta\[\"mu\"\] > 0", answered(fit_race(looks, supports=SUPPORTS))["where"])
+
+
+def test_a_line_of_a_cell_is_told_as_such():
+    cell = "\n\ndef f(theta):\n    return theta['sigma'] + nothing\n"
+    for name in ("/tmp/ipykernel_7/3141.py", "<ipython-input-3>"):
+        space: dict = {}
+        exec(compile(cell, name, "exec"), space)
+        assert answered(fit_race(space["f"], supports=SUPPORTS))["where"] == "line 4 of the cell, in f"
+
+
+def test_a_misspelt_option_is_named(kind):
+    with pytest.raises(ExplorableError, match="^support: there is no such option; did you mean supports\\?$"):
+        FACTORIES[kind](height, support=SUPPORTS)
 
 
 def test_mending_takes_another_function_for_the_same_coordinates(kind):

@@ -17,20 +17,24 @@ _NOT_THEIRS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent),
 
 
 def what_happened(error: Exception, compute: Any = None) -> dict[str, str]:
-    """`error`: its kind and message; `where`: the last line of the reader's own code on the way; `advice`: what to do.
+    """`error`: its kind, message and notes; `where`: the last line of the reader's own code on the way; `advice`: what to do.
 
     compute : may bring its own `advice`.
 
     >>> what_happened(ValueError("seven is not for me"))["error"]
     'ValueError: seven is not for me'
     """
-    name = "" if isinstance(error, VilibError) else f"{type(error).__name__}: "
-    return {"error": f"{name}{error}".strip() or type(error).__name__, "where": "" if isinstance(error, VilibError) else where(error),
+    ours = isinstance(error, VilibError)
+    said = ". ".join([("" if ours else f"{type(error).__name__}: ") + str(error), *getattr(error, "__notes__", ())])
+    theirs = error.__cause__ if ours else error                      # what vilib explains was raised by their line
+    return {"error": said.strip() or type(error).__name__, "where": where(theirs) if isinstance(theirs, Exception) else "",
             "advice": getattr(compute, "advice", "Move a control to try again, or mend the function and run its cell again.")}
 
 
 def where(error: Exception) -> str:
-    """The last line on the way to the error that is of the reader's own code, as `line 3: return theta["x"]`; "" if there is none.
+    """The last line on the way to the error that is of the reader's own code; "" if there is none.
+
+    As `line 3 of the cell, in f: return theta["x"]`, or of a file.
 
     >>> where(ValueError("raised nowhere"))
     ''
@@ -40,5 +44,6 @@ def where(error: Exception) -> str:
     if not theirs:
         return ""
     last = theirs[-1]
-    line = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip()
-    return f"line {last.lineno} of {last.name}: {line}" if line else f"line {last.lineno} of {last.name}"
+    line = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip().rstrip(":")
+    of = "the cell" if "ipykernel_" in last.filename or last.filename.startswith("<") else Path(last.filename).name
+    return f"line {last.lineno} of {of}, in {last.name}" + (f": {line}" if line else "")

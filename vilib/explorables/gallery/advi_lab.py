@@ -92,8 +92,9 @@ def _plane(model: str) -> Panel:
 def advi_lab(models: Any = tuple(LABS), **values: Any) -> Explorable:
     """What do the choices of an ADVI fit change?
 
-    models : which of `raw`, `centred`, `schools`, `mixture`, `coin` to offer; or a model of your own, or a dict of several, with the
-        options that `own.own_models` names.
+    models : which of `raw`, `centred`, `schools`, `mixture`, `coin` to offer; or a model of your own: a
+        function of named parameters with `supports` (and `shapes`), a function of many z with `dim`, a `vilib.Model`, or a dict of
+        several; `coordinates` says which two unknowns are drawn.
     values : where controls stand at first: `model`, `family`, `draws`, `optimizer`, `step_size`, `tempering`, `step`.
     Raises KeyError (an unknown model), ExplorableError and TraitError (a value that is not offered).
     """

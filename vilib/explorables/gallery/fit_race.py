@@ -112,8 +112,9 @@ def _panels(targets: Sequence[str]) -> tuple[Panel, ...]:
 def fit_race(targets: Any = tuple(TARGETS), **values: Any) -> Explorable:
     """What does gradient noise do to the fit?
 
-    targets : which of `logistic`, `correlated`, `mixture` to offer, fewer make a smaller page; or a model of your own, or a dict of
-        several, with the options that `own.own_models` names.
+    targets : which of `logistic`, `correlated`, `mixture` to offer, fewer make a smaller page; or a model of your own: a
+        function of named parameters with `supports` (and `shapes`), a function of many z with `dim`, a `vilib.Model`, or a dict of
+        several; `coordinates` says which two unknowns are drawn.
     values : where controls stand at first: `sample_count`, `step_size`, `optimizer`, `target`, `seed`, `estimators`, `step` (an index
         into the kept steps).
     Raises KeyError (an unknown target), ExplorableError and TraitError (a value that is not offered).

@@ -111,7 +111,9 @@ def _panels() -> tuple[Panel, ...]:
 def gradient_variance(costs: Any = tuple(COSTS), **values: Any) -> Explorable:
     """How noisy is one gradient, and what do more draws buy?
 
-    costs : which of `quadratic`, `quadratic_10`, `cosine`, `bump`, `logistic` to offer; or a model of your own: see `own.own_models`.
+    costs : which of `quadratic`, `quadratic_10`, `cosine`, `bump`, `logistic` to offer; or a model of your own: a
+        function of named parameters with `supports` (and `shapes`), a function of many z with `dim`, a `vilib.Model`, or a dict of
+        several; `coordinates` says which two unknowns are drawn.
     values : where controls stand at first: `sample_count`, `cost`, `mu`, `log_sigma`, `seed`, `estimators`.
     Raises KeyError (an unknown cost), ExplorableError and TraitError (a value that is not offered), VilibError (what is no model).
     """

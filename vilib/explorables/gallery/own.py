@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -45,6 +46,22 @@ def own_models(given: Any, **ways: Any) -> dict[str, OwnModel]:
         return {name: own_model(model, name=name, on_call=checkpoint, **_fitting(model, ways)) for name, model in given.items()}
     one = own_model(given, on_call=checkpoint, **ways)
     return {one.name: one}
+
+
+def no_misspelt(values: Mapping[str, Any]) -> None:
+    """Refuse, among the values of controls, what must be meant for an option of :func:`own_models`.
+
+    Raises ExplorableError.
+
+    >>> no_misspelt({"support": {}})
+    Traceback (most recent call last):
+        ...
+    vilib.explorables.core.ExplorableError: support: there is no such option; did you mean supports?
+    """
+    for name in values:
+        near = difflib.get_close_matches(name, ("supports", "shapes", "dim", "coordinates"), 1, 0.75)
+        if near:
+            raise ExplorableError(f"{name}: there is no such option; did you mean {near[0]}?")
 
 
 def _fitting(model: Any, ways: Mapping[str, Any]) -> dict[str, Any]:

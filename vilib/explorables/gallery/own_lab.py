@@ -21,7 +21,7 @@ from vilib.side_by_side import every_choice, rising_power
 from ..core import Axis, Band, Choice, Column, Definition, Line, Panel, Play, Precision, Rule, Slider, Table
 from ..threads import one_thread, stage
 from ..widget import Explorable
-from .own import OwnCompute, basis, own_models, plane, q_channel, still
+from .own import OwnCompute, basis, no_misspelt, own_models, plane, q_channel, still
 
 STEPS, DRAWS, LAST = 300, 100, 1000                           # draws for an ELBO along the way, and for the last
 KEPT = tuple(sorted({round(STEPS * (i / 12) ** 2) for i in range(13)}))
@@ -119,6 +119,7 @@ class Compute(OwnCompute):
 def own_advi_lab(given: Any, *, supports: Any = None, shapes: Any = None, dim: int | None = None, coordinates: Any = None,
                  **values: object) -> Explorable:
     """:func:`advi_lab` of a reader's own model; see there."""
+    no_misspelt(values)
     ways = {"supports": supports, "shapes": shapes, "dim": dim, "coordinates": coordinates}
     models = own_models(given, **ways)
     definition = Definition(

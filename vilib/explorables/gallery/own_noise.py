@@ -20,7 +20,7 @@ from ..core import (
 )
 from ..threads import one_thread, stage
 from ..widget import Explorable
-from .own import OwnCompute, basis, own_models, plane, q_channel, still
+from .own import OwnCompute, basis, no_misspelt, own_models, plane, q_channel, still
 
 REPLICATES, SHOWN_DRAWS, BINS, MEASURED, SEEDS = 200, 64, 51, 20_000, 3
 SAMPLE_COUNTS = tuple(2**k for k in range(11))
@@ -107,6 +107,7 @@ def own_gradient_variance(
     given: Any, *, supports: Any = None, shapes: Any = None, dim: int | None = None, coordinates: Any = None, **values: object,
 ) -> Explorable:
     """:func:`gradient_variance` of a reader's own model; see there."""
+    no_misspelt(values)
     ways = {"supports": supports, "shapes": shapes, "dim": dim, "coordinates": coordinates}
     models, labels = own_models(given, **ways), {key: label for key, (_, label, _) in ESTIMATORS.items()}
     theory = [Column("in theory", "theory_{row}", ".3g", "sample_count", "the exact variance")]

@@ -25,7 +25,7 @@ from vilib.race import Field, race
 from ..core import Axis, Band, Choice, Column, Definition, Line, NewNoise, Panel, Play, Precision, Rule, Slider, Switches, Table
 from ..threads import one_thread, stage
 from ..widget import Explorable
-from .own import OwnCompute, basis, own_models, plane, q_channel, still
+from .own import OwnCompute, basis, no_misspelt, own_models, plane, q_channel, still
 
 FITS, STEPS, STEP_SIZES, OFF, MEASURED = 16, 300, (0.03, 0.1, 0.3), 3.0, 200
 KEPT = sorted({round(STEPS * (i / 20) ** 2) for i in range(21)})
@@ -114,6 +114,7 @@ def _panels(models: dict[str, OwnModel]) -> tuple[Panel, ...]:
 def own_fit_race(given: Any, *, supports: Any = None, shapes: Any = None, dim: int | None = None, coordinates: Any = None,
                  **values: object) -> Explorable:
     """:func:`fit_race` of a reader's own model; see there."""
+    no_misspelt(values)
     ways = {"supports": supports, "shapes": shapes, "dim": dim, "coordinates": coordinates}
     models, own = own_models(given, **ways), {key: key for key in LABELS}
     error = [Column("± s.e.", "error_{row}", ".2g", "step", f"of an ELBO measured with {MEASURED} draws")]

@@ -985,7 +985,7 @@ globalThis.vilibExplorables ??= (() => {
       if (!answered) return; // an answer to an earlier question
       if (packet.stopped) return view.say(view.frame ? "Stopped. The picture is still the last one that was finished; move a control to go on." : "Stopped before the first picture. Move a control to go on.", "stopped");
       if (packet.error) {
-        const what = `Python stopped: ${packet.error}${packet.where ? `, at ${packet.where}` : ""}`, still = view.frame ? "The picture is still the last one that could be drawn." : "";
+        const at = packet.where && `${/[.!?]$/.test(packet.error) ? " At" : ", at"} ${packet.where}`, what = `Python stopped: ${packet.error}${at || ""}`, still = view.frame ? "The picture is still the last one that could be drawn." : "";
         return view.say([what + (/[.!?]$/.test(what) ? "" : "."), still, packet.advice].filter(Boolean).join(" "), "broken");
       }
       view.notice = "";
