@@ -14,7 +14,7 @@ ROWS = [
     ["types"], ["noise", "families", "supports", "discrete", "progress", "datasets"],
     ["models", "distribution_functions", "checks"], ["quadrature", "control_variates", "divergences", "networks", "tables", "joint_moments"],
     ["bound", "estimators", "kl_noise"], ["draws", "iwae", "amortized"],
-    ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture"],
+    ["fit", "nested", "replicates", "diagnostics", "laplace", "mcmc", "cavi", "mixture", "vae_gradient"],
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",

@@ -106,9 +106,9 @@ def adam(
     rate = _rate(step_size, schedule)
 
     def update(gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        m, v = torch.lerp(gradient, state[0], betas[0]), torch.lerp(gradient.square(), state[1], betas[1])
+        m, v = torch.lerp(gradient, state[0], betas[0]), gradient.square().lerp_(state[1], betas[1])
         root = (1 - betas[1] ** (step + 1)) ** 0.5                         # √v̂ = √v / root; root is moved to the front, a pass less
-        return m * (rate(step, gradient) * root / (1 - betas[0] ** (step + 1))) / v.sqrt().add_(eps * root), (m, v)
+        return (m * (rate(step, gradient) * root / (1 - betas[0] ** (step + 1)))).div_(v.sqrt().add_(eps * root)), (m, v)
 
     return Optimizer(lambda vector: (torch.zeros_like(vector), torch.zeros_like(vector)), update)
 

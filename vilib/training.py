@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from vilib.fit import Optimizer, TorchOptimizer, check_draws
 from vilib.noise import normal
 from vilib.progress import counted
 from vilib.types import Noise, VilibError, check_generator
+from vilib.vae_gradient import written_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +73,14 @@ def train(
     parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     if not parameters:
         raise VilibError("vae: it has no parameter with requires_grad=True, so there is nothing to train.")
-    estimate, elbo, seconds = with_model_gradient(estimator), [], []
-    with _climber(optimizer, parameters) as climb:
+    elbo, seconds = [], []
+    with _climber(optimizer, vae, estimator, parameters) as climb:
         for epoch in counted(num_epochs, "epoch", progress):
             begun, total = time.perf_counter(), 0.0
             shuffled = data.index_select(0, torch.randperm(len(data), generator=generator, device=data.device))
             eps = noise(num_samples, (len(data),), dim, generator=generator, dtype=data.dtype)
             for x, eps_x in zip(shuffled.split(batch_size), eps.split(batch_size, 1)):
-                total += len(x) * climb(lambda: estimate(vae.log_joint(x), vae.encode(x), eps_x).mean())  # noqa: B023
+                total += len(x) * climb(x, eps_x)
             elbo.append(total / len(data))
             seconds.append(time.perf_counter() - begun)
             if on_epoch is not None:
@@ -86,35 +88,49 @@ def train(
     return Training(torch.tensor(elbo, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64))
 
 
-Climb = Callable[[Callable[[], Tensor]], float]
+#: (x (N, ...), ε (S, N, D)) -> the mean ELBO of a minibatch, before the step that it takes up its gradient.
+Climb = Callable[[Tensor, Tensor], float]
 
 
 @contextmanager
-def _climber(optimizer: Optimizer | TorchOptimizer, parameters: Sequence[Tensor]) -> Iterator[Climb]:
-    """A function that takes one step up an objective () -> scalar, and returns the objective's value before it."""
+def _climber(
+    optimizer: Optimizer | TorchOptimizer, vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
+) -> Iterator[Climb]:
+    """A function that takes one step up the mean ELBO of a minibatch, and returns its value before it."""
+    estimate = with_model_gradient(estimator)
+
+    def objective(x: Tensor, eps: Tensor) -> Tensor:
+        return estimate(vae.log_joint(x), vae.encode(x), eps).mean()
+
+    def by_autograd(x: Tensor, eps: Tensor) -> tuple[float, Tensor]:
+        value = objective(x, eps)
+        gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+        return value.item(), torch.cat([gradient.reshape(-1) for gradient in gradients])
+
     if isinstance(optimizer, Optimizer):
         with _one_vector(parameters) as vector:
             state, step = optimizer.init(vector), 0
+            fast = written_out(vae, estimator, parameters) or by_autograd
 
-            def climb(objective: Callable[[], Tensor]) -> float:
+            def climb(x: Tensor, eps: Tensor) -> float:
                 nonlocal state, step
-                value = objective()
-                gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
-                gradient = torch.cat([g.reshape(-1) for g in gradients])
+                value, gradient = fast(x, eps)
+                if not math.isfinite(value):                # let the definition say what is wrong, or go on
+                    value, gradient = by_autograd(x, eps)
                 increment, state = optimizer.update(gradient, state, step)
                 vector.add_(increment)
                 step += 1
-                return value.item()
+                return value
 
             yield climb
         return
 
     by_torch = optimizer(list(parameters))
 
-    def climb_by_torch(objective: Callable[[], Tensor]) -> float:
+    def climb_by_torch(x: Tensor, eps: Tensor) -> float:
         def loss() -> float:                                # torch descends, we climb
             by_torch.zero_grad()
-            value = -objective()
+            value = -objective(x, eps)
             value.backward()
             return value.item()
 
