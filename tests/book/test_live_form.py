@@ -194,6 +194,26 @@ def test_what_python_asks_itself_is_shown_too(kernel):
     assert not kernel.busy and json.loads(kernel.hands.root.get_attribute("data-answers"))["curve"] == "bent"
 
 
+def test_a_link_in_the_text_moves_the_picture_above_it_and_asks_python(kernel):
+    link = "<p><a href='#toy?slope=2'>Set it</a> <a href='#other?slope=3'>another's</a> <a href='#toy?slope=9'>not offered</a></p>"
+    kernel.page.evaluate("link => document.body.insertAdjacentHTML('afterbegin', link.replaceAll('=2', '=3'))", link)
+    kernel.page.evaluate("link => document.body.insertAdjacentHTML('beforeend', link)", link)
+    for place in (0, 4):  # above the picture; of another picture
+        kernel.page.locator("a").nth(place).click()
+    assert kernel.asked == []
+    kernel.page.locator("a").nth(3).click()
+    assert kernel.asked == [(1, 2.0)]
+    kernel.answer(1, 2, slope=2.0)
+    assert kernel.slope == 2.0
+    kernel.hands.put({"slope": 3.0})
+    kernel.answer(2, 3, slope=3.0)
+    kernel.page.locator("a").nth(3).click()  # again
+    assert kernel.asked[-1] == (3, 2.0)
+    kernel.page.evaluate("() => leave()")
+    kernel.page.locator("a").nth(3).click()
+    assert kernel.asked[-1] == (3, 2.0)
+
+
 def test_the_readers_line_follows_an_explanation_as_a_sentence_of_its_own(kernel):
     broken = {"request": 1, "serial": 2, "controls": {}, "error": "log_joint: sum it.", "where": "line 3 of the cell, in f: if x > 0"}
     kernel.hands.put({"slope": 2.0})

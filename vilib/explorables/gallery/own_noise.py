@@ -26,7 +26,7 @@ REPLICATES, SHOWN_DRAWS, BINS, MEASURED, SEEDS = 200, 64, 51, 20_000, 3
 SAMPLE_COUNTS = tuple(2**k for k in range(11))
 OFFSETS, WIDTHS = (-2.0, -1.0, 0.0, 1.0, 2.0), (-0.7, 0.0, 0.7)
 #: key → (what vilib calls it, label, label where there is little room); the key is also its ink.
-ESTIMATORS = {"score": ("score_function", "score function", "score function"),
+ESTIMATORS = {"score": ("score_function", "score function", "score"),
               "control": ("leave_one_out", "score + leave-one-out", "leave-one-out"),
               "pathwise": ("pathwise", "pathwise", "pathwise"),
               "stl": ("sticking_the_landing", "sticking the landing", "sticking")}
@@ -91,7 +91,7 @@ def _panels(models: dict[str, OwnModel]) -> tuple[Panel, ...]:
         how = {"ink": key, "when": {"estimators": key}}
         lanes.append(Bars(heights=f"histogram_{key}", row=row, rows=len(ESTIMATORS), label=short, **how))
         variance += [
-            Line(x="counts", y=f"theory_{key}", width=1.6, label=short.split()[0], aside=True, **how),
+            Line(x="counts", y=f"theory_{key}", width=1.6, label=short, aside=True, **how),
             Line(x="counts", y=f"variance_{key}", width=0, points=True, **how),
             Point(x="counts", y=f"variance_{key}", at="sample_count", **how),
         ]

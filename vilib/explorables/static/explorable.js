@@ -853,7 +853,7 @@ globalThis.vilibExplorables ??= (() => {
     }
 
     /** Take the state from an address such as #gradient-variance?sample_count=64; say so if it offers what is not there. */
-    follow(hash) {
+    follow(hash, quiet = true) {
       const [name, query] = hash.replace(/^#/, "").split("?");
       if (name !== this.spec.name) return;
       const changes = {}, odd = [];
@@ -871,7 +871,7 @@ globalThis.vilibExplorables ??= (() => {
         }
       }
       this.notice = odd.length ? `The link asks for ${odd.join(", ")}, which this picture does not offer; the rest of the link was followed.` : "";
-      this.set(changes, true);
+      this.set(changes, quiet);
       this.notice = "";
       this.root.scrollIntoView({ block: "start" });
     }
@@ -1000,12 +1000,20 @@ globalThis.vilibExplorables ??= (() => {
     const heard = { "change:_frame": take, "change:_progress": hear, "comm:close": lose, comm_live_update: lose };
     Object.entries(heard).forEach(([what, act]) => model.on(what, act));
     names.forEach((name) => model.on(`change:${name}`, follow));
+    /** A link in the text below, such as #gradient-variance?sample_count=64: of several pictures of that name, the one above it answers. */
+    const led = (event) => {
+      const link = event.target.closest?.(`a[href^="#${spec.name}?"]`);
+      const above = link && [...document.querySelectorAll(`figure[data-explorable="${spec.name}"]`)].filter((f) => f.compareDocumentPosition(link) & Node.DOCUMENT_POSITION_FOLLOWING).pop();
+      if (above === root) view.follow(link.getAttribute("href"), false);
+    };
+    document.addEventListener("click", led, true);
     view.resize();
     take();
     hear();
     root.vilibView = view;
     return () => {
       rests();
+      document.removeEventListener("click", led, true);
       Object.entries(heard).forEach(([what, act]) => model.off(what, act));
       names.forEach((name) => model.off(`change:${name}`, follow));
       view.dispose();
