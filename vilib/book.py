@@ -138,6 +138,7 @@ def _configure(app, config) -> None:
     served = build / ".static"
     _bundle_mathjax(served / "mathjax")
     config.mathjax_path = "mathjax/mathjax.js"
+    config.html_search_scorer = str(BOOK_STATIC / "search_order.js")
     config.html_static_path += [str(BOOK_STATIC / "static"), str(EXPLORABLE_STATIC), str(served)]
     config.templates_path.insert(0, str(BOOK_STATIC / "templates"))
 
