@@ -138,6 +138,7 @@ def _configure(app, config) -> None:
     served = build / ".static"
     _bundle_mathjax(served / "mathjax")
     config.mathjax_path = "mathjax/mathjax.js"
+    config.html_search_scorer = str(BOOK_STATIC / "search_order.js")
     config.html_static_path += [str(BOOK_STATIC / "static"), str(EXPLORABLE_STATIC), str(served)]
     config.templates_path.insert(0, str(BOOK_STATIC / "templates"))
 
@@ -193,10 +194,15 @@ def _execute_side_by_side(app, env, docnames) -> None:
     kernels = min(cores, len(waiting))
     if kernels < 2:
         return
-    LOGGER.info("Executing %d chapters, %d at a time", len(waiting), kernels)
+    LOGGER.info("Executing %d chapters, %d at a time: some minutes, the first time and whenever vilib changes", len(waiting), kernels)
 
     def execute(path, notebook, _):
-        return single_nb_execution(notebook, cwd=str(path.parent), timeout=config.execution_timeout, allow_errors=False)
+        # Kernels talk to this process alone: what they would warn of (a line each, on every build) alarms for nothing.
+        result = single_nb_execution(notebook, cwd=str(path.parent), timeout=config.execution_timeout, allow_errors=False,
+                                     extra_arguments=["--log-level=ERROR"])
+        if result.err is None:
+            LOGGER.info("%s: executed in %.0f seconds", path.relative_to(app.srcdir), result.time)
+        return result
 
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // kernels))
@@ -209,7 +215,6 @@ def _execute_side_by_side(app, env, docnames) -> None:
             os.environ["OMP_NUM_THREADS"] = threads
     for (path, notebook, read_data), result in zip(waiting, results, strict=True):
         if result.err is None:
-            LOGGER.info("%s: executed in %.0f seconds", path.relative_to(app.srcdir), result.time)
             record = cache.add_nb_to_project(str(path), read_data=read_data)
             bundle = CacheBundleIn(notebook, record.uri, data={"execution_seconds": result.time})
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)

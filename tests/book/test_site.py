@@ -225,6 +225,8 @@ def test_chapters_run_side_by_side(small_book):
     (small_book.root / "other.md").write_text(HEADER + meet.format(mine="b.met", theirs="a.met"))
     status, log, _page = small_book(meet.format(mine="a.met", theirs="b.met"))
     assert status == 0, log
+    assert len(re.findall(r"\.md: executed in \d+ seconds", log)) == 2
+    assert "eavesdropping" not in log, "a kernel's warning, which alarms for nothing"
 
 
 def test_faults_fail_the_build_until_they_are_mended(small_book):

@@ -310,7 +310,8 @@ globalThis.vilibExplorables ??= (() => {
       const [mean, sd] = between(values, 2, time);
       if (!Number.isFinite(mean + sd)) return ""; // a fit that failed is nowhere
       const scale = SCALE[mark.through || ""];
-      const density = (m, s, u) => { // where m + s u is drawn
+      const density = (m, width, u) => { // where m + s u is drawn; a width that is recorded as 0 is a needle
+        const s = Math.max(width, 1e-6);
         const [x, slope] = scale(m + s * u);
         return [c.x(x), c.y(((mark.height ?? 1) / (s * Math.sqrt(2 * Math.PI))) * Math.exp(-0.5 * u * u) * slope)];
       };
