@@ -13,7 +13,7 @@
   const SIZES = { picture: [1.2, 1], explorable: [1], title: [1], other: [1.6, 1.4, 1.2, 1] }; // of type, the largest first
   const KEYS = [["→ ←", "the next screen, the one before"], ["Page Down, Page Up, Space", "the same, but through a long screen first; a clicker sends these"],
     ["S", "all screens, and the next chapter"], ["1 … 9", "the explorable as that question wants it; again: its next setting"],
-    ["P", "the question to ask first"], ["R", "the explorable as it was at first"], ["T", "the text of this screen"],
+    ["P", "the question to ask first"], ["R", "the explorable as it was at first"], ["T", "the text of this screen"], ["A", "the answer, or the solution of the exercise; again: folds it"],
     ["Ctrl + K", "search the book; Alt + ← comes back"], ["F", "full screen"], ["Esc", "back to the chapter"]];
 
   // ------------------------------------------------------------------ the screens
@@ -188,8 +188,8 @@
   // ------------------------------------------------------------------ all screens, and the keys
 
   const listed = () => {
-    const bySection = Map.groupBy ? Map.groupBy(screens, (screen) => screen.section) : new Map();
-    if (!bySection.size) for (const screen of screens) bySection.set(screen.section, [...(bySection.get(screen.section) || []), screen]);
+    const bySection = new Map();
+    for (const screen of screens) bySection.set(screen.section, [...(bySection.get(screen.section) || []), screen]);
     const list = document.createElement("ol");
     for (const [section, some] of bySection) {
       const item = document.createElement("li"), name = some[0].heading.cloneNode(true);
@@ -204,10 +204,10 @@
       list.append(item);
     }
     const chapters = document.createElement("p");
-    for (const [way, arrow] of [["left-prev", "← "], ["right-next", "→ "]]) {
+    for (const [way, before, after] of [["left-prev", "← ", ""], ["right-next", "", " →"]]) {
       const link = document.querySelector(`.prev-next-footer a.${way}, .prev-next-area a.${way}`);
       const title = link?.querySelector(".prev-next-title")?.textContent;
-      if (title) chapters.append(Object.assign(document.createElement("a"), { href: inLecture(link.href), textContent: arrow + title }));
+      if (title) chapters.append(Object.assign(document.createElement("a"), { href: inLecture(link.href), textContent: before + title + after }));
     }
     return [list, chapters];
   };
@@ -263,6 +263,14 @@
     if (presets.length && explorable()?.vilibView) set(presets[turn % presets.length]);
     ask(!prompts.hidden);
     return true;
+  };
+
+  /** Unfold the first answer or solution of this screen that is folded; fold them all again if none is. */
+  const answer = () => {
+    const all = screens[at].kept.flatMap((node) => (node.matches(".toggle") ? [node] : [...node.querySelectorAll(".toggle")]));
+    const folded = all.find((node) => node.matches(".toggle-hidden"));
+    for (const node of folded ? [folded] : all) node.querySelector("button.toggle-button")?.click();
+    more();
   };
 
   const full = () => (document.fullscreenElement ? document.exitFullscreen() : page.requestFullscreen?.().catch(() => {}));
@@ -358,6 +366,7 @@
     else if (letter === "f") full();
     else if (letter === "t") { text = !text; show(at, true); }
     else if (letter === "p") ask(prompts.hidden);
+    else if (letter === "a") answer();
     else if (letter === "s") unfold("screens");
     else if (key === "?" || letter === "h") unfold("keys");
     else if (key === "Escape" && !sheet.hidden) unfold(null);
