@@ -296,6 +296,23 @@ def test_a_part_of_a_section_says_of_which(lecture):
     assert [headings.nth(k).evaluate("(h) => h.tagName") for k in range(headings.count())] == ["H2", "H3"]
 
 
+def test_a_reference_begins_with_its_author(lecture):
+    page = lecture("advi.html?lecture").page
+    page.keyboard.press("End")
+    assert page.locator("article .citation").locator("visible=true").count() > 3
+    assert page.locator("article .citation .backrefs").count() and not page.locator("article .citation .backrefs").locator("visible=true").count()
+
+
+def test_a_question_has_its_settings_at_hand(lecture):
+    """Whatever number a question says to try, a second press of its digit sets it."""
+    page = lecture("score-function.html?lecture#gradient-variance").page
+    said = []
+    for _ in range(3):
+        page.keyboard.press("1")
+        said.append(page.locator("figure[data-explorable=gradient-variance]").evaluate("(f) => f.vilibView.values.sample_count"))
+    assert said == [16, 64, 256]
+
+
 def test_the_code_of_an_explorable_does_not_stand_before_it(lecture):
     page = lecture("pathwise.html?lecture#wiggles").page
     assert page.evaluate(NOW)["kind"] == "explorable"
