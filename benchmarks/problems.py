@@ -42,6 +42,19 @@ def linear(num_data: int = 500, dim: int = 10) -> Problem:
     return Problem("linear", dim, log_joint, {"x": x, "y": y})
 
 
+def statistics_of(linear: Problem) -> tuple[np.ndarray, np.ndarray, float]:
+    """(R, Qᵀy, the rest) of X = QR: ‖y − X β‖² = ‖Qᵀy − R β‖² + rest, so that D numbers stand for N observations.
+
+    Exact, and as good as X itself in float32, for R is as well conditioned as X (XᵀX is not).  Raises ValueError unless N ≥ D.
+    """
+    x, y = linear.data["x"], linear.data["y"]
+    if len(x) < linear.dim:
+        raise ValueError(f"linear regression: sufficient statistics want N ≥ D, got N = {len(x)}, D = {linear.dim}.")
+    q, r = np.linalg.qr(x)
+    seen = q.T @ y
+    return r, seen, float(((y - q @ seen) ** 2).sum())
+
+
 def logistic(num_data: int = 100, dim: int = 1) -> Problem:
     """y ~ Bernoulli(sigmoid(X β)), β ~ N(0, I)."""
     random = np.random.default_rng(2)

@@ -1,6 +1,7 @@
 """The problems as log joints of vilib: plain torch, z (..., D) -> (...), every leading axis a batch.
 
-The likelihood is written as every other library evaluates it, one term for each observation; no sufficient statistics.
+The likelihood is written as every other library evaluates it, one term for each observation; but for ``linear_by_statistics``, which says
+so in its name and wherever its times stand.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, mse_loss, softplus
 
-from problems import LOG_2PI, Problem
+from problems import LOG_2PI, Problem, statistics_of
 
 
 def _tensors(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
@@ -26,6 +27,19 @@ def linear(problem: Problem, dtype: torch.dtype = torch.float32):
         prediction = z @ xt
         errors = mse_loss(prediction, y.expand_as(prediction), reduction="none")            # the squares, one pass forward, one back
         return torch.sub(constant, errors.sum(-1) + (z * z).sum(-1), alpha=0.5)
+
+    return log_joint
+
+
+def linear_by_statistics(problem: Problem, dtype: torch.dtype = torch.float32):
+    """:func:`linear` to rounding, from X = QR alone: its cost does not grow with N."""
+    r, seen, rest = statistics_of(problem)
+    rt, seen = torch.as_tensor(r).mT.to(dtype).contiguous(), torch.as_tensor(seen).to(dtype)
+    constant = torch.tensor(-0.5 * (rest + (len(problem.data["y"]) + problem.dim) * LOG_2PI), dtype=dtype)
+
+    def log_joint(z: Tensor) -> Tensor:
+        errors = seen - z @ rt
+        return torch.sub(constant, (errors * errors).sum(-1) + (z * z).sum(-1), alpha=0.5)
 
     return log_joint
 
@@ -61,6 +75,8 @@ def eight_schools(problem: Problem, dtype: torch.dtype = torch.float32):
 LOG_JOINTS = {"linear": linear, "logistic": logistic, "eight schools": eight_schools}
 
 
-def log_joint(problem: Problem, dtype: torch.dtype = torch.float32):
-    """vilib's form of ``problem``."""
-    return LOG_JOINTS[problem.name](problem, dtype)
+def log_joint(problem: Problem, dtype: torch.dtype = torch.float32, by_statistics: bool = False):
+    """vilib's form of ``problem``; by_statistics: its likelihood through sufficient statistics, of linear regression only."""
+    if by_statistics and problem.name != "linear":
+        raise ValueError(f"{problem.name}: only linear regression has sufficient statistics here.")
+    return (linear_by_statistics if by_statistics else LOG_JOINTS[problem.name])(problem, dtype)

@@ -53,7 +53,7 @@ def train_on_simulations(
     if not parameters:
         raise VilibError("encoder: it has no parameter with requires_grad=True, so there is nothing to train.")
     reached = []
-    with _climber(optimizer, parameters) as climb:
+    with _climber(optimizer, parameters, lambda z, x: _mean_log_q(encoder, z, x)) as climb:
         for _ in counted(num_steps, "step", progress):
             with torch.no_grad():
                 z, x = simulate(batch_size, generator)
@@ -62,7 +62,7 @@ def train_on_simulations(
                     f"simulate: expected z (N, D) and x (N, ...) with N = {batch_size}, got {tuple(z.shape)} and "
                     f"{tuple(x.shape)}. For one unknown return z.unsqueeze(-1)."
                 )
-            reached.append(climb(lambda: _mean_log_q(encoder, z, x)))  # noqa: B023
+            reached.append(climb(z, x))
     return torch.tensor(reached, dtype=torch.float64)
 
 

@@ -16,7 +16,7 @@ from vilib.fit import Optimizer, TorchOptimizer, check_draws
 from vilib.noise import normal
 from vilib.progress import counted
 from vilib.types import Noise, VilibError, check_generator
-from vilib.vae_gradient import written_out
+from vilib.vae_gradient import Gradient, written_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,12 @@ def train(
     parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     if not parameters:
         raise VilibError("vae: it has no parameter with requires_grad=True, so there is nothing to train.")
-    elbo, seconds = [], []
-    with _climber(optimizer, vae, estimator, parameters) as climb:
+    estimate, elbo, seconds = with_model_gradient(estimator), [], []
+
+    def objective(x: Tensor, eps: Tensor) -> Tensor:
+        return estimate(vae.log_joint(x), vae.encode(x), eps).mean()
+
+    with _climber(optimizer, parameters, objective, lambda: written_out(vae, estimator, parameters)) as climb:
         for epoch in counted(num_epochs, "epoch", progress):
             begun, total = time.perf_counter(), 0.0
             shuffled = data.index_select(0, torch.randperm(len(data), generator=generator, device=data.device))
@@ -88,35 +92,31 @@ def train(
     return Training(torch.tensor(elbo, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64))
 
 
-#: (x (N, ...), ε (S, N, D)) -> the mean ELBO of a minibatch, before the step that it takes up its gradient.
-Climb = Callable[[Tensor, Tensor], float]
-
-
 @contextmanager
 def _climber(
-    optimizer: Optimizer | TorchOptimizer, vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
-) -> Iterator[Climb]:
-    """A function that takes one step up the mean ELBO of a minibatch, and returns its value before it."""
-    estimate = with_model_gradient(estimator)
+    optimizer: Optimizer | TorchOptimizer, parameters: Sequence[Tensor], objective: Callable[[Tensor, Tensor], Tensor],
+    shortcut: Callable[[], Gradient | None] = lambda: None,
+) -> Iterator[Callable[[Tensor, Tensor], float]]:
+    """A function that takes one step up an objective, two tensors -> scalar, and returns the objective's value before it.
 
-    def objective(x: Tensor, eps: Tensor) -> Tensor:
-        return estimate(vae.log_joint(x), vae.encode(x), eps).mean()
+    shortcut: makes a function that gives the objective's value and gradient faster than autograd, if there is one.
+    """
 
-    def by_autograd(x: Tensor, eps: Tensor) -> tuple[float, Tensor]:
-        value = objective(x, eps)
+    def by_autograd(*data: Tensor) -> tuple[float, Tensor]:
+        value = objective(*data)
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         return value.item(), torch.cat([gradient.reshape(-1) for gradient in gradients])
 
     if isinstance(optimizer, Optimizer):
         with _one_vector(parameters) as vector:
             state, step = optimizer.init(vector), 0
-            fast = written_out(vae, estimator, parameters) or by_autograd
+            value_and_gradient = shortcut() or by_autograd
 
-            def climb(x: Tensor, eps: Tensor) -> float:
+            def climb(*data: Tensor) -> float:
                 nonlocal state, step
-                value, gradient = fast(x, eps)
-                if not math.isfinite(value):                # let the definition say what is wrong, or go on
-                    value, gradient = by_autograd(x, eps)
+                value, gradient = value_and_gradient(*data)
+                if not math.isfinite(value) and value_and_gradient is not by_autograd:
+                    value, gradient = by_autograd(*data)    # let the definition say what is wrong, or go on
                 increment, state = optimizer.update(gradient, state, step)
                 vector.add_(increment)
                 step += 1
@@ -127,10 +127,10 @@ def _climber(
 
     by_torch = optimizer(list(parameters))
 
-    def climb_by_torch(x: Tensor, eps: Tensor) -> float:
+    def climb_by_torch(*data: Tensor) -> float:
         def loss() -> float:                                # torch descends, we climb
             by_torch.zero_grad()
-            value = -objective(x, eps)
+            value = -objective(*data)
             value.backward()
             return value.item()
 

@@ -132,9 +132,10 @@ def _beta(estimator: DataEstimator) -> float | None:
 def _linear_layers(body: nn.Module) -> list[nn.Linear]:
     """The layers of linear, tanh, linear, …, linear, each with a bias; empty if it is anything else."""
     layers = list(body) if type(body) is nn.Sequential else []
-    linear = [layer for layer in layers[::2] if type(layer) in (nn.Linear, _Linear) and layer.bias is not None]
+    linear = [layer for layer in layers[::2] if isinstance(layer, nn.Linear) and layer.bias is not None]
     between = [layer for layer in layers[1::2] if type(layer) is nn.Tanh]
-    return linear if len(linear) == len(between) + 1 and len(linear) + len(between) == len(layers) else []
+    plain = len(linear) == len(between) + 1 and len(linear) + len(between) == len(layers)
+    return linear if plain and all(type(layer) in (nn.Linear, _Linear) for layer in linear) else []
 
 
 def _has_hooks(vae: VAE) -> bool:
