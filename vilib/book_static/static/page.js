@@ -31,7 +31,7 @@
 
   // ------------------------------------------------------------------ wide formulas, listings and tables take the focus
 
-  const WIDE = "article :is(div.math, figure:has(> img), .pst-scrollable-table-container, pre, p:has(> .math))";
+  const WIDE = "article :is(div.math, figure:has(> img), .pst-scrollable-table-container, pre, p:has(> .math, > .vilib-whole))";
   const look = (nodes) => {
     for (const node of nodes.flatMap((node) => [node, ...node.querySelectorAll("mjx-container[display]")])) {
       if (node.clientWidth && node.scrollWidth > node.clientWidth + 1) node.tabIndex = 0;
