@@ -34,19 +34,19 @@ KNOWN = {
         "kl kl-gaussian kl-monte-carlo kl-tangent kl-term-variance kl-forward kl-pythagoras"),
     "elbo": Known("0.2 1.2 2.2 3.8 4.1 4.2", 6, "elbo-bars", 6, "elbo"),
     "mean-field": Known("0.1 1.5 2.14", 6, "mean-field-ellipse", 4),
-    "score-function": Known("0.3 0.4 2.3 2.4 2.5 2.6 2.7 2.8", 6, "gradient-variance", 7,
+    "score-function": Known("0.3 0.4 2.3 2.4 2.5 2.6 2.7 2.8", 6, "gradient-variance", 13,
         "log-derivative score-zero-mean score-function baseline robbins-monro logistic-elbo score-variance "
         "noise-variance"),
-    "variance-reduction": Known("2.9 2.10", 6, "control-variate", 7),
-    "pathwise": Known("0.5 0.6 1.7 2.11 2.12 2.13 3.7 4.3", 7, "fit-race", 5,
+    "variance-reduction": Known("2.9 2.10", 6, "control-variate", 12),
+    "pathwise": Known("0.5 0.6 1.7 2.11 2.12 2.13 3.7 4.3", 7, "fit-race", 7,
         "reparameterisation pathwise analytic-entropy total-derivative stl full-rank gaussian-by-hand pw-gamma pw-tanh "
         "pw-encoder"),
     "change-of-variables": Known("1.3 1.4", 6, "jacobian", 6),
-    "advi": Known("1.3 1.5 1.6 1.7 2.16", 5, "advi-lab", 5,
+    "advi": Known("1.3 1.5 1.6 1.7 2.16", 5, "advi-lab", 11,
         "advi-map advi-joint advi-family advi-elbo advi-objective advi-slope advi-gradient advi-adagrad advi-rmsprop "
         "advi-adam advi-tempered advi-optimum"),
     "amortization": Known("2.14 2.15", 6, "amortization-gap", 4),
-    "vae": Known("4.2 4.3 4.4 4.5 4.6 2.15", 5, "latent-map", 5),
+    "vae": Known("4.2 4.3 4.4 4.5 4.6 2.15", 5, "latent-map", 8),
 }
 
 
