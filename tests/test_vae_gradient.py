@@ -62,7 +62,8 @@ def test_it_follows_the_parameters_in_the_order_asked_for_and_gives_each_gradien
     assert torch.equal(first, kept) and not torch.allclose(first, moved)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_samples": 3}, {"estimator": partial(analytic_kl, beta=3.0)}, {"optimizer": sgd(0.1)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_samples": 3}, {"estimator": partial(analytic_kl, beta=3.0)}, {"optimizer": sgd(0.1)}],
+                         ids=lambda options: "".join(options) or "as it is")
 def test_a_training_is_the_same_by_either_way(options, monkeypatch):
     """Five steps an epoch, the last of three rows."""
     taken = []
