@@ -36,7 +36,7 @@ def written_out(vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
     >>> vae = mlp_vae(6, 2, (8,), generator=torch.Generator().manual_seed(0))
     >>> value, gradient = written_out(vae, analytic_kl, list(vae.parameters()))(torch.ones(5, 6), torch.zeros(1, 5, 2))
     >>> gradient.shape, abs(value - vae.elbo(torch.ones(5, 6), torch.zeros(1, 5, 2)).mean().item()) < 1e-5
-    (torch.Size([156]), True)
+    (torch.Size([170]), True)
     """
     beta, encoder, decoder = _beta(estimator), vae.encoder, vae.decoder
     if beta is None or type(vae) is not VAE or type(encoder) is not Encoder or type(decoder) is not BernoulliDecoder:

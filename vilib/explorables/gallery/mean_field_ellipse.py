@@ -97,7 +97,7 @@ def _verdict(key: str, rho: float) -> str:
         return "At ρ = 0 the posterior is independent, and the closest mean-field q, by either divergence, is the posterior."
     tail = " Measured on draws, k̂ is {k_hat_now:.2f}; it tends to {law_now:.2f} as the draws grow."
     if key == "reverse":
-        return ("By reverse KL q takes the posterior's conditional width, {sd_reverse:.2f} instead of 1, "
+        return ("By reverse KL q takes the posterior's conditional width, {sd_reverse:.3f} instead of 1, "
                 "and is {gap_now:.3f} nats below log p(x)." + tail)
     return ("By forward KL q keeps the posterior's marginal width, 1, and covers corners where the posterior has next to nothing: "
             "its ELBO is {gap_now:.3f} nats below log p(x), that of the reverse fit {gap_reverse:.3f}." + tail)
@@ -144,6 +144,7 @@ def mean_field_ellipse(**values: object) -> Explorable:
             Column("k̂, measured", "k_hat_{row}", ".2f", "", f"{DRAWS:,} draws"),
         ), {"now": "q"}),
         precision={"gap_curve": Precision(step=0.005), "law_curve": Precision(step=0.002), "k_hat*": Precision(step=0.001),
-                   "*al_[pq]": Precision(step=0.005), "z": Precision(step=0.001), "*": Precision(step=0.0001)},
+                   "*al_[pq]": Precision(step=0.005), "z": Precision(step=0.001), "gap_*": Precision(step=1e-6), "forward_kl_*": Precision(step=1e-6),
+                   "sd_*": Precision(step=1e-6), "*": Precision(step=0.0001)},
     )
     return Explorable(definition, **values)
