@@ -9,7 +9,9 @@ BENCH_ARGS ?=
 # On Linux the torch of the default package index carries gigabytes of CUDA that this book never uses. PyTorch's own
 # index has the same version for CPUs: it is asked when it answers within three seconds. TORCH_INDEX= asks nobody.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# What is installed is compiled when it is first imported, which most of it never is.
+# What is installed is compiled when it is first imported, which most of it never is. Kernels, builds and tests are many
+# processes: what one has compiled serves the next, whatever the shell says of bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 VENV  := .venv
