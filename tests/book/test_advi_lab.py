@@ -22,7 +22,7 @@ _RINGS = """(root) => {
 
 @pytest.fixture
 def hands(site_http, visit) -> Hands:
-    return all_ready(visit(f"{site_http}/chapters/advi.html").page)[0]
+    return all_ready(visit(f"{site_http}/chapters/advi.html", formulas=False).page)[0]
 
 
 def points(path: str) -> list[tuple[float, float]]:

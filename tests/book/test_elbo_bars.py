@@ -19,7 +19,7 @@ SETTINGS = [
 
 @pytest.fixture
 def bars(site_http, visit) -> Hands:
-    return all_ready(visit(f"{site_http}/chapters/elbo.html").page)[0]
+    return all_ready(visit(f"{site_http}/chapters/elbo.html", formulas=False).page)[0]
 
 
 def spans(hands: Hands, title: str) -> list[tuple[float, float]]:

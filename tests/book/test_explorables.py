@@ -15,7 +15,6 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from book.hands import Hands, all_ready
-from book.phone import PHONE
 from book.sources import SHOWS, explorables_of
 from book.test_site import PAGES
 
@@ -574,9 +573,7 @@ def the_background_follows_the_theme(page):
 
 @in_one_visit
 def everything_has_a_name_that_can_be_spoken(page):
-    for viewport, hands in itertools.product((DESKTOP, PHONE), all_ready(page)):
-        if page.viewport_size != viewport:
-            page.set_viewport_size(viewport)
+    for hands in all_ready(page):
         nameless = hands.root.evaluate("""root => [...root.querySelectorAll("input, select, button")].filter((node) => {
           const label = node.getAttribute("aria-label") || node.title || node.innerText?.trim() ||
             [...(node.labels || [])].map((label) => label.textContent.trim()).join(" ");

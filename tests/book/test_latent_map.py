@@ -19,7 +19,7 @@ TITLES = {"The picture x": "x", "Drawn at the mean of its q": "reconstruction", 
 
 @pytest.fixture
 def latent(site_http, visit) -> Hands:
-    return all_ready(visit(f"{site_http}/chapters/vae.html").page)[0]
+    return all_ready(visit(f"{site_http}/chapters/vae.html", formulas=False).page)[0]
 
 
 def panel(hands: Hands, title: str) -> dict:

@@ -65,7 +65,7 @@ def test_formulas_are_there(built_book):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
 def test_buttons_show_their_icons(site_http, visit, scheme, width):
-    page = visit(f"{site_http}/{PAGES[-1]}.html", color_scheme=scheme, viewport={"width": width, "height": 900}).page
+    page = visit(f"{site_http}/{PAGES[-1]}.html", formulas=False, color_scheme=scheme, viewport={"width": width, "height": 900}).page
     icons = page.evaluate(
         """() => [...document.querySelectorAll("[class*='fa-']")].filter((icon) => icon.checkVisibility()).map((icon) => {
           const mark = getComputedStyle(icon, "::before");
@@ -88,7 +88,7 @@ def test_buttons_show_their_icons(site_http, visit, scheme, width):
 
 
 def test_theme_follows_the_reader_and_the_button(site_http, visit):
-    page = visit(f"{site_http}/{PAGES[0]}.html", color_scheme="dark").page
+    page = visit(f"{site_http}/{PAGES[0]}.html", formulas=False, color_scheme="dark").page
     theme = "document.documentElement.dataset.theme"
     assert page.evaluate(theme) == "dark"
     button = page.locator(".theme-switch-button:visible")
@@ -116,7 +116,7 @@ def test_a_wide_screen_gives_an_explorable_room(site_http, built_book, visit):
     """At least 1000 pixels of 1440, and the list of contents out of its way; nothing sticks out at 390."""
     name = next((n for n in PAGES if book.EXPLORABLE in (built_book / f"{n}.html").read_text()), None)
     assert name, "no page shows an explorable"
-    page = visit(f"{site_http}/{name}.html", viewport={"width": 1440, "height": 900}).page
+    page = visit(f"{site_http}/{name}.html", formulas=False, viewport={"width": 1440, "height": 900}).page
     explorable = page.locator(f".{book.EXPLORABLE}").first
     explorable.scroll_into_view_if_needed()
     assert explorable.bounding_box()["width"] >= 1000
