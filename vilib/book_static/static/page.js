@@ -19,15 +19,19 @@
 
   // ------------------------------------------------------------------ no line begins with a full stop
 
-  for (const math of document.querySelectorAll("article span.math")) {
-    const next = math.nextSibling, [marks] = next?.nodeType === Node.TEXT_NODE ? next.data.match(/^[.,;:!?)\]’”…]+/) ?? [] : [];
-    if (!marks) continue;
-    const whole = document.createElement("span");
-    whole.className = "vilib-whole";
-    next.splitText(marks.length);
-    math.before(whole);
-    whole.append(math, next);
-  }
+  const bind = () => {
+    for (const math of document.querySelectorAll("article span.math")) {
+      const next = math.nextSibling, [marks] = next?.nodeType === Node.TEXT_NODE ? next.data.match(/^[.,;:!?)\]’”…]+/) ?? [] : [];
+      if (!marks) continue;
+      const whole = document.createElement("span");
+      whole.className = "vilib-whole";
+      next.splitText(marks.length);
+      math.before(whole);
+      whole.append(math, next);
+    }
+  };
+  // The explorables come first.
+  addEventListener("DOMContentLoaded", () => Promise.resolve(globalThis.vilibExplorables?.ready).then(bind));
 
   // ------------------------------------------------------------------ wide formulas, listings and tables take the focus
 
