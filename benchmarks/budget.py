@@ -67,7 +67,7 @@ def frame_rates(browser, address: str) -> dict[str, float]:
 
 def main() -> int:
     pages = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if not {"_static", "reports", "index.html"} & set(p.parts))
-    path = chromium.find(chromium.WHOLE)
+    path = chromium.find(chromium.WHOLE + chromium.SHELL)
     if not pages or not path:
         print("no book (make book) or no Chromium (tests/book/chromium.py)", file=sys.stderr)
         return 1

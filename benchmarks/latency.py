@@ -162,7 +162,7 @@ def main() -> int:
         for p in sorted(SITE.rglob("*.html"))
         if "_static" not in p.parts and b'class="vilib-explorable' in p.read_bytes()
     ]
-    path = chromium.find(chromium.WHOLE)
+    path = chromium.find(chromium.WHOLE + chromium.SHELL)
     if not pages or not path:
         print("no book (make book) or no Chromium (tests/book/chromium.py)", file=sys.stderr)
         return 1

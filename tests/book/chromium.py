@@ -28,12 +28,12 @@ ARGUMENTS = [
 ]
 
 
-def find(first: tuple[str, ...] = SHELL) -> str | None:
-    """The path of a Chromium that starts: the system's (one of the names of `first` if there is one), or else Playwright's.
+def find(names: tuple[str, ...] = SHELL + WHOLE) -> str | None:
+    """The path of a Chromium that starts: the system's, the first of `names` that it has, or else one that Playwright has fetched.
 
     Call it before Playwright is started: it may have to ask Playwright where its own is.
     """
-    for path in map(shutil.which, (*first, *SHELL, *WHOLE)):
+    for path in map(shutil.which, names):
         if path and _starts(path):
             return path
     from playwright.sync_api import sync_playwright

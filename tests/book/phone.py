@@ -1,4 +1,4 @@
-"""A page on a phone: nothing sticks out, everything is large enough for a finger and can be reached."""
+"""A page on a phone: nothing sticks out, everything is large enough for a finger; and on any screen, in reach of keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def check_fits(page: Page) -> None:
         )
         assert small == [], "too small for a finger (WCAG 2.5.8: 24 pixels)"
     assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
-    try:  # what is set late is made reachable when it is there
+
+
+def check_reachable(page: Page) -> None:
+    """What scrolls sideways is scrolled by keys too; what is set late, as soon as it is there."""
+    try:
         page.wait_for_function(f"() => ({OUT_OF_REACH})().length === 0", timeout=5000)
     except PlaywrightTimeout:
         assert page.evaluate(OUT_OF_REACH) == []

@@ -18,7 +18,7 @@ GRAVE = ("serious", "critical")
 #: In another theme only colours differ.
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"], "resultTypes": ["violations"]}
 #: Unfolds what is folded, and thins out what is there many times over, since axe-core takes its time over each: of coloured
-#: words in listings one of a kind stays, of paragraphs, entries, formulas and rows of a table the first six of a kind.
+#: words in listings one of a kind stays, of paragraphs, entries, formulas and rows of a table the first dozen of a kind.
 PREPARE = """() => {
   document.querySelectorAll("details, .toggle-hidden").forEach((n) => { n.open = true; n.classList.remove("toggle-hidden"); });
   const kinds = new Set();
@@ -32,7 +32,7 @@ PREPARE = """() => {
   for (const node of document.querySelectorAll(`article :is(${many})`)) {
     const kind = node.tagName + node.className + node.parentElement.tagName + node.parentElement.className;
     count[kind] = (count[kind] || 0) + 1;
-    if (count[kind] > 6 && node.isConnected) node.remove();
+    if (count[kind] > 12 && node.isConnected) node.remove();
   }
 }"""
 

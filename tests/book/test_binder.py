@@ -21,7 +21,7 @@ from book.test_publishing import NOTEBOOKS
 pytestmark = pytest.mark.browser
 
 REQUIREMENTS = (ROOT / "binder" / "requirements.txt").read_text()
-ALWAYS = ("intro", "chapters/score-function")
+ALWAYS = ("chapters/score-function", "chapters/change-of-variables")
 #: What tqdm writes of a bar.
 BAR = re.compile(r"\r *\d+%\|[^\r\n]*\]")
 CHOSEN = NOTEBOOKS if os.environ.get("VILIB_EVERY_NOTEBOOK") else [name for name in NOTEBOOKS if name in ALWAYS]

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from book.hands import Hands, all_ready
+from book.phone import PHONE
 from book.sources import SHOWS, explorables_of
 from book.test_site import PAGES
 
@@ -418,6 +419,15 @@ def an_address_that_asks_for_what_is_not_offered_is_told_so(page):
         hands.until("!root.querySelector('figcaption').textContent.includes('12345.5')")
 
 
+def test_a_page_opened_at_what_is_not_offered_says_so(site_http, visit):
+    own = all_ready(visit(f"{site_http}/{SHOWING[0]}.html").page)[0]
+    control = next(c for c in own.spec["controls"] if c["kind"] == "slider")
+    here = visit(f"{site_http}/{SHOWING[0]}.html#{own.name}?{control['name']}=12345.5&no_such_control=1").page
+    hands = all_ready(here)[0]
+    assert f"{control['name']}=12345.5" in hands.caption and "no_such_control" in hands.caption and "not offer" in hands.caption
+    assert hands.values() == own.values()
+
+
 # -- the numbers are Python's ------------------------------------------------------------------------------------------
 
 
@@ -573,7 +583,9 @@ def the_background_follows_the_theme(page):
 
 @in_one_visit
 def everything_has_a_name_that_can_be_spoken(page):
-    for hands in all_ready(page):
+    for viewport, hands in itertools.product((DESKTOP, PHONE), all_ready(page)):
+        if page.viewport_size != viewport:
+            page.set_viewport_size(viewport)
         nameless = hands.root.evaluate("""root => [...root.querySelectorAll("input, select, button")].filter((node) => {
           const label = node.getAttribute("aria-label") || node.title || node.innerText?.trim() ||
             [...(node.labels || [])].map((label) => label.textContent.trim()).join(" ");

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from book.phone import PHONE, check_fits
+from book.phone import PHONE, check_fits, check_reachable
 from book.conftest import HEADER
 
 from vilib import book
@@ -57,6 +57,7 @@ def test_page_is_self_contained_typeset_and_free_of_errors(request, visit, name,
     assert not re.search(r"\\\(|\\\[|\$\$|\\begin\{|\\(frac|mathbb|lambda)\b", text), "TeX left as it was typed"
     if way == "http":
         check_fits(page)
+    check_reachable(page)
 
 
 def test_formulas_are_there(built_book):
@@ -116,7 +117,7 @@ def test_a_wide_screen_gives_an_explorable_room(site_http, built_book, visit):
     """At least 1000 pixels of 1440, and the list of contents out of its way; nothing sticks out at 390."""
     name = next((n for n in PAGES if book.EXPLORABLE in (built_book / f"{n}.html").read_text()), None)
     assert name, "no page shows an explorable"
-    page = visit(f"{site_http}/{name}.html", formulas=False, viewport={"width": 1440, "height": 900}).page
+    page = visit(f"{site_http}/{name}.html", viewport={"width": 1440, "height": 900}).page
     explorable = page.locator(f".{book.EXPLORABLE}").first
     explorable.scroll_into_view_if_needed()
     assert explorable.bounding_box()["width"] >= 1000
