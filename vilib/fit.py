@@ -59,10 +59,13 @@ class Optimizer:
 
     init: λ (*R, P) -> state.
     update: (gradient (*R, P), state, step 0, 1, …) -> (increment (*R, P) to *add* to λ, state).
+    climb: (λ, gradient, state, step) -> state, the same step taken in place, λ and the state changed: an optimiser may bring
+    it where it has a quicker way, and a climb that owns both then goes by it.
     """
 
     init: Callable[[Tensor], Any]
     update: Callable[[Tensor, Any, int], tuple[Tensor, Any]]
+    climb: Callable[[Tensor, Tensor, Any, int], Any] | None = None
 
 
 def sgd(step_size: float | Tensor, schedule: Schedule | None = None) -> Optimizer:
@@ -105,16 +108,30 @@ def adam(
     """ρ_t m̂/(√v̂ + eps), m̂ and v̂ unbiased running means of g and g².  (Kingma & Ba 2015; as torch.optim.Adam)"""
     rate = _rate(step_size, schedule)
 
+    def init(vector: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(vector), torch.zeros_like(vector)
+
     def update(gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         m, v = torch.lerp(gradient, state[0], betas[0]), gradient.square().lerp_(state[1], betas[1])
         root = (1 - betas[1] ** (step + 1)) ** 0.5                         # √v̂ = √v / root; root is moved to the front, a pass less
         return (m * (rate(step, gradient) * root / (1 - betas[0] ** (step + 1)))).div_(v.sqrt().add_(eps * root)), (m, v)
 
-    return Optimizer(lambda vector: (torch.zeros_like(vector), torch.zeros_like(vector)), update)
+    def climb(vector: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        (m, v), count = state, torch.full((), step + 1.0, device=vector.device)
+        torch._fused_adam_([vector], [gradient], [m], [v], [], [count], lr=rate(step, gradient), beta1=betas[0], beta2=betas[1],
+                           weight_decay=0.0, eps=eps, amsgrad=False, maximize=True)
+        return state
+
+    one_kernel = hasattr(torch, "_fused_adam_") and not _per_fit(step_size)    # torch.optim.Adam(fused=True) imports for over a second
+    return Optimizer(init, update, climb if one_kernel else None)
+
+
+def _per_fit(step_size: float | Tensor) -> bool:
+    return isinstance(step_size, Tensor) and step_size.ndim > 0
 
 
 def _rate(step_size: float | Tensor, schedule: Schedule | None) -> Callable[[int, Tensor], float | Tensor]:
-    per_fit = isinstance(step_size, Tensor) and step_size.ndim > 0
+    per_fit = _per_fit(step_size)
     size: Any = step_size.unsqueeze(-1) if isinstance(step_size, Tensor) and per_fit else float(step_size)
 
     def rate(step: int, gradient: Tensor) -> float | Tensor:
@@ -264,10 +281,14 @@ def _ride_along(vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor
 def _climber(optimizer: Optimizer | TorchOptimizer, start: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
     """(λ, gradient, step) -> the next λ."""
     if isinstance(optimizer, Optimizer):
-        state = optimizer.init(start)
+        state, in_place = optimizer.init(start), optimizer.climb
 
         def climb(vector: Tensor, gradient: Tensor, step: int) -> Tensor:
             nonlocal state
+            if in_place is not None:
+                vector = vector.clone()
+                state = in_place(vector, gradient, state, step)
+                return vector
             increment, state = optimizer.update(gradient, state, step)
             return vector + increment
 

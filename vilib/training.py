@@ -84,7 +84,7 @@ def train(
             shuffled = data.index_select(0, torch.randperm(len(data), generator=generator, device=data.device))
             eps = noise(num_samples, (len(data),), dim, generator=generator, dtype=data.dtype)
             for x, eps_x in zip(shuffled.split(batch_size), eps.split(batch_size, 1)):
-                total += len(x) * climb(x, eps_x)
+                total += x.shape[0] * climb(x, eps_x)
             elbo.append(total / len(data))
             seconds.append(time.perf_counter() - begun)
             if on_epoch is not None:
@@ -99,7 +99,8 @@ def _climber(
 ) -> Iterator[Callable[[Tensor, Tensor], float]]:
     """A function that takes one step up an objective, two tensors -> scalar, and returns the objective's value before it.
 
-    shortcut: makes a function that gives the objective's value and gradient faster than autograd, if there is one.
+    shortcut: makes a function that gives the objective's value and gradient faster than autograd, if there is one; the gradient
+    may be the same vector each time, written anew.
     """
 
     def by_autograd(*data: Tensor) -> tuple[float, Tensor]:
@@ -117,8 +118,11 @@ def _climber(
                 value, gradient = value_and_gradient(*data)
                 if not math.isfinite(value) and value_and_gradient is not by_autograd:
                     value, gradient = by_autograd(*data)    # let the definition say what is wrong, or go on
-                increment, state = optimizer.update(gradient, state, step)
-                vector.add_(increment)
+                if optimizer.climb is not None:
+                    state = optimizer.climb(vector, gradient, state, step)
+                else:
+                    increment, state = optimizer.update(gradient.clone(), state, step)           # it may keep what it is given
+                    vector.add_(increment)
                 step += 1
                 return value
 

@@ -9,7 +9,6 @@ one vector.  A test holds the two equal; whatever is not of this kind goes by au
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -21,7 +20,8 @@ from vilib.amortized import VAE, DataEstimator, analytic_kl
 from vilib.families import MeanFieldGaussian
 from vilib.networks import BernoulliDecoder, Encoder, _Linear
 
-#: (x (N, P), ε (S, N, D)) -> the mean over N of :func:`vilib.amortized.analytic_kl`, and its gradient in φ and θ.
+#: (x (N, P), ε (S, N, D)) -> the mean over N of :func:`vilib.amortized.analytic_kl`, and its gradient in φ and θ: one vector,
+#: which the next call writes anew.
 Gradient = Callable[[Tensor, Tensor], tuple[float, Tensor]]
 
 
@@ -49,49 +49,56 @@ def written_out(vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
     gradient = parameters[0].new_empty(sum(parameter.numel() for parameter in parameters))
     pieces = gradient.split([parameter.numel() for parameter in parameters])
     places = {id(parameter): piece.view_as(parameter) for parameter, piece in zip(parameters, pieces)}
-    encode, decode = (_Network([_Layer.of(layer, places) for layer in layers]) for layers in linear)
+    encode, decode = (_Network([_Layer(layer, places) for layer in layers]) for layers in linear)
 
-    @torch.no_grad()
+    factors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}                            # a tensor is multiplied quicker than a float
+
+    @torch.inference_mode()
     def value_and_gradient(x: Tensor, eps: Tensor) -> tuple[float, Tensor]:
-        (num_samples, num_data, dim), kl_weight = eps.shape, beta * len(eps)              # sums over S N, until the end
-        mu, omega = encode(x).chunk(2, -1)
-        sigma = omega.contiguous().exp()
-        logits = decode(torch.addcmul(mu, sigma, eps).reshape(-1, dim)).view(num_samples, num_data, -1)
-        log_likelihood = (logits * x).sum().item() - softplus(logits).sum().item()
-        kl = 0.5 * (torch.addcmul(sigma * sigma, mu, mu).sub_(omega, alpha=2).sum().item() - num_data * dim)
+        (num_samples, num_data, dim), eps = eps.shape, eps.permute(2, 0, 1)                               # (D, S, N)
+        if (num_samples, num_data) not in factors:
+            factors[num_samples, num_data] = gradient.new_tensor(1 / (num_samples * num_data)), gradient.new_tensor(beta / num_data)
+        share, kl_share = factors[num_samples, num_data]
+        mu, omega = encode(x.mT).view(2, dim, 1, num_data).unbind()                                       # (D, 1, N)
+        sigma = omega.exp()
+        kl = 0.5 * (_dot(sigma, sigma) + _dot(mu, mu) - num_data * dim) - omega.sum().item()
+        logits = decode(torch.addcmul(mu, sigma, eps).reshape(dim, -1), by_datum=True).mT.view(num_samples, num_data, -1)
+        log_likelihood = (_dot(logits, x) if num_samples == 1 else (logits * x).sum().item()) - softplus(logits).sum().item()
 
-        by_z = decode.back(torch.sub(x, logits.sigmoid_()).view(-1, x.shape[-1]), to_input=True).view_as(eps)
-        by_sigma = _sum_of_draws(by_z * eps).sub_(sigma, alpha=kl_weight)             # −∂KL/∂σ = 1/σ − σ,
-        by_omega = by_sigma.mul_(sigma).add_(kl_weight)                               # and ∂σ/∂ω = σ
-        encode.back(torch.cat([_sum_of_draws(by_z).sub(mu, alpha=kl_weight), by_omega], -1))
-        count = num_samples * num_data
-        return (log_likelihood - kl_weight * kl) / count, gradient / count
+        by_logits = torch.sub(x, logits.sigmoid_()).mul_(share).view(num_samples * num_data, -1).mT
+        by_z = decode.back(by_logits, to_input=True).view_as(eps)
+        by_mu = torch.addcmul(_sum_of_draws(by_z), kl_share, mu, value=-1)                                # −∂KL/∂μ = −μ,
+        by_sigma = torch.addcmul(_sum_of_draws(by_z * eps), kl_share, sigma, value=-1)                    # −∂KL/∂σ = 1/σ − σ,
+        by_omega = torch.addcmul(kl_share, by_sigma, sigma)                                               # and ∂σ/∂ω = σ
+        encode.back(torch.cat([by_mu, by_omega]).view(-1, num_data))
+        return (log_likelihood / num_samples - beta * kl) / num_data, gradient
 
     return value_and_gradient
 
 
 def _sum_of_draws(x: Tensor) -> Tensor:
-    """x (S, N, D) summed over S."""
-    return x[0] if len(x) == 1 else x.sum(0)
+    """x (D, S, N) summed over S, (D, 1, N)."""
+    return x if x.shape[1] == 1 else x.sum(1, keepdim=True)
 
 
-@dataclass(frozen=True, eq=False)
+def _dot(a: Tensor, b: Tensor) -> float:
+    """Σ a b, of as many numbers each."""
+    return torch.dot(a.flatten(), b.flatten()).item()
+
+
 class _Layer:
-    """A linear layer, a W + b, and where the gradients in W and b go."""
+    """A linear layer, W a + b, and where the gradients in W and b go."""
 
-    weight: Tensor
-    bias: Tensor
-    by_weight: Tensor
-    by_bias: Tensor
-
-    @classmethod
-    def of(cls, layer: nn.Linear, places: dict[int, Tensor]) -> _Layer:
-        return cls(layer.weight.detach(), layer.bias.detach(), places[id(layer.weight)], places[id(layer.bias)])
+    def __init__(self, layer: nn.Linear, places: dict[int, Tensor]):
+        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
+        self.weight_transposed, self.bias_column = self.weight.mT, self.bias.unsqueeze(-1)
+        self.by_weight, self.by_bias = places[id(layer.weight)], places[id(layer.bias)]
 
 
 class _Network:
     """Linear layers with tanh between, and the chain rule back through them.
 
+    A column is a datum: the product of a narrow matrix and a broad one is up to four times as fast that way round.
     tanh a = 2 sigmoid(2a) − 1, and torch's sigmoid takes a fifth of the time of its tanh.
     """
 
@@ -99,24 +106,28 @@ class _Network:
         self.layers, self.minus_one = layers, layers[0].weight.new_tensor(-1.0)
         self.inputs: list[Tensor] = []
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x (N, inputs) -> (N, outputs).  What each layer was given is kept."""
+    def __call__(self, x: Tensor, by_datum: bool = False) -> Tensor:
+        """x (inputs, N) -> (outputs, N), in memory one datum after the other if ``by_datum``.  What each layer was given is kept."""
         self.inputs = [x]
         for layer in self.layers[:-1]:
-            chance = torch.addmm(layer.bias, self.inputs[-1], layer.weight.mT, beta=2, alpha=2).sigmoid_()
-            self.inputs.append(torch.add(self.minus_one, chance, alpha=2))
-        return torch.addmm(self.layers[-1].bias, self.inputs[-1], self.layers[-1].weight.mT)
+            x = torch.addmm(layer.bias_column, layer.weight, x, beta=2, alpha=2).sigmoid_()
+            self.inputs.append(torch.add(self.minus_one, x, alpha=2, out=x))
+            x = self.inputs[-1]
+        last = self.layers[-1]
+        if by_datum:
+            return torch.addmm(last.bias, x.mT, last.weight_transposed).mT
+        return torch.addmm(last.bias_column, last.weight, x)
 
     def back(self, slope: Tensor, to_input: bool = False) -> Tensor:
-        """From the output's gradient (N, outputs) those of weights and biases, put in place; returns the input's."""
+        """From the output's gradient (outputs, N) those of weights and biases, put in place; returns the input's."""
         for at in reversed(range(len(self.layers))):
             layer, given = self.layers[at], self.inputs[at]
-            torch.mm(slope.mT, given, out=layer.by_weight)
-            torch.sum(slope, 0, out=layer.by_bias)
+            torch.mm(slope, given.mT, out=layer.by_weight)
+            torch.sum(slope, 1, out=layer.by_bias)
             if at or to_input:
-                slope = slope @ layer.weight
+                slope = torch.mm(layer.weight_transposed, slope)
             if at:
-                slope = torch.ops.aten.tanh_backward(slope, given)                          # (1 − tanh²) slope
+                torch.ops.aten.tanh_backward.grad_input(slope, given, grad_input=slope)         # (1 − tanh²) slope
         return slope
 
 
