@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from problems import LOG_2PI, Problem, statistics_of
+from problems import LOG_2PI, STATISTICS, Problem, statistics_of
 
 
-def model_of(problem: Problem, dtype=jnp.float32, by_statistics: bool = False):
-    """A model without arguments, its data in ``dtype``.  by_statistics: linear regression through X = QR, as vilib_models has it."""
+def model_of(problem: Problem, dtype=jnp.float32, form: str = ""):
+    """A model without arguments, its data in ``dtype``.  form: "", or STATISTICS for linear regression as vilib_models has it."""
     data = {name: jnp.asarray(value, dtype) for name, value in problem.data.items()}
     zeros = jnp.zeros(problem.dim, dtype)
 
@@ -29,14 +29,14 @@ def model_of(problem: Problem, dtype=jnp.float32, by_statistics: bool = False):
         numpyro.sample("y", dist.Normal(mu + tau * offsets, data["sigma"]).to_event(1), obs=data["y"])
 
     def linear_by_statistics():
-        r, seen, rest = statistics_of(problem)
-        beta = numpyro.sample("beta", dist.Normal(zeros, 1.0).to_event(1))
+        r, seen, rest = statistics_of(problem)                                  # the prior is among them
+        beta = numpyro.sample("beta", dist.ImproperUniform(dist.constraints.real, (), (problem.dim,)))
         numpyro.sample("seen", dist.Normal(jnp.asarray(r, dtype) @ beta, 1.0).to_event(1), obs=jnp.asarray(seen, dtype))
-        numpyro.factor("rest", -0.5 * (rest + (len(problem.data["y"]) - problem.dim) * LOG_2PI))
+        numpyro.factor("rest", -0.5 * (rest + len(problem.data["y"]) * LOG_2PI))
 
-    if by_statistics and problem.name != "linear":
-        raise ValueError(f"{problem.name}: only linear regression has sufficient statistics here.")
-    if by_statistics:
+    if form not in ("", STATISTICS) or form and problem.name != "linear":
+        raise ValueError(f"{problem.name}: no form {form!r} here.")
+    if form:
         return linear_by_statistics
     return {"linear": linear, "logistic": logistic, "eight schools": eight_schools}[problem.name]
 

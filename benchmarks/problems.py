@@ -42,17 +42,21 @@ def linear(num_data: int = 500, dim: int = 10) -> Problem:
     return Problem("linear", dim, log_joint, {"x": x, "y": y})
 
 
-def statistics_of(linear: Problem) -> tuple[np.ndarray, np.ndarray, float]:
-    """(R, Qᵀy, the rest) of X = QR: ‖y − X β‖² = ‖Qᵀy − R β‖² + rest, so that D numbers stand for N observations.
+#: How a log joint may be written but for the plain way, a term for each observation and autograd.
+STATISTICS, TABULATED, SLOPE = "by sufficient statistics", "tabulated", "slope by hand"
 
-    Exact, and as good as X itself in float32, for R is as well conditioned as X (XᵀX is not).  Raises ValueError unless N ≥ D.
+
+def statistics_of(linear: Problem) -> tuple[np.ndarray, np.ndarray, float]:
+    """(R, s, rest), R (D, D): ‖y − X β‖² + ‖β‖² = ‖s − R β‖² + rest, so that D numbers stand for N observations and the prior.
+
+    The prior β ~ N(0, I) is D more observations, of value 0 and design I; then QR.  Exact, and as good as X itself in float32,
+    for R is as well conditioned as the design (XᵀX is not).
     """
     x, y = linear.data["x"], linear.data["y"]
-    if len(x) < linear.dim:
-        raise ValueError(f"linear regression: sufficient statistics want N ≥ D, got N = {len(x)}, D = {linear.dim}.")
-    q, r = np.linalg.qr(x)
-    seen = q.T @ y
-    return r, seen, float(((y - q @ seen) ** 2).sum())
+    design, observed = np.vstack([x, np.eye(linear.dim)]), np.concatenate([y, np.zeros(linear.dim)])
+    q, r = np.linalg.qr(design)
+    seen = q.T @ observed
+    return r, seen, float(((observed - q @ seen) ** 2).sum())
 
 
 def logistic(num_data: int = 100, dim: int = 1) -> Problem:

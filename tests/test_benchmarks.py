@@ -35,13 +35,15 @@ def test_vilibs_form_is_the_definition_in_numpy(name, sizes):
     close(vilib_models.log_joint(problem, torch.float64)(z), torch.as_tensor(problem.log_joint(z.numpy())), rtol=1e-12, atol=1e-10)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"num_data": 10, "dim": 10}, {"num_data": 5000, "dim": 1}, {"num_data": 300, "dim": 100}], ids=str)
+@pytest.mark.parametrize("sizes", [{}, {"num_data": 10, "dim": 10}, {"num_data": 4, "dim": 10}, {"num_data": 5000, "dim": 1},
+                                   {"num_data": 300, "dim": 100}], ids=str)
 def test_linear_regression_by_sufficient_statistics_is_linear_regression(sizes):
-    """Values and slopes, to rounding; also N = D, where nothing is left of the residual."""
+    """Values and slopes, to rounding; also with no more observations than coefficients."""
     problem = problems.make("linear", **sizes)
     z, whole = draws(problem.dim), vilib_models.log_joint(problem, torch.float64)
-    short = vilib_models.log_joint(problem, torch.float64, by_statistics=True)
+    short = vilib_models.log_joint(problem, torch.float64, problems.STATISTICS)
     close(short(z), whole(z), rtol=1e-12, atol=1e-10)
+    close(short(z[:, 0]), whole(z)[:, 0], rtol=1e-12, atol=1e-10)
     close(slope(short, z), slope(whole, z), rtol=1e-10, atol=1e-8)
 
 
@@ -53,27 +55,52 @@ def test_it_loses_nothing_in_float32(spread):
     problem, z = problems.Problem("linear", 5, plain.log_joint, data), draws(5)
     exact = slope(vilib_models.log_joint(problem, torch.float64), z)
 
-    def error(short):
-        return (slope(vilib_models.log_joint(problem, by_statistics=short), z.float()).double() - exact).abs().mean((0, 1))
+    def error(form):
+        return (slope(vilib_models.log_joint(problem, form=form), z.float()).double() - exact).abs().mean((0, 1))
 
-    assert (error(True) < 3 * error(False) + 1e-6 * exact.abs().mean((0, 1))).all()
+    assert (error(problems.STATISTICS) < 3 * error("") + 1e-6 * exact.abs().mean((0, 1))).all()
 
 
-def test_what_has_no_such_statistics_is_refused():
-    with pytest.raises(ValueError, match="logistic: only linear regression has sufficient statistics here"):
-        vilib_models.log_joint(problems.make("logistic"), by_statistics=True)
-    with pytest.raises(ValueError, match="N ≥ D, got N = 5, D = 10"):
-        vilib_models.log_joint(problems.make("linear", num_data=5, dim=10), by_statistics=True)
+def test_the_tabulated_logistic_is_the_logistic():
+    problem, z = problems.make("logistic"), 3 * draws(1)
+    whole, short = vilib_models.log_joint(problem, torch.float64), vilib_models.log_joint(problem, torch.float64, problems.TABULATED)
+    close(short(z), whole(z), rtol=0, atol=1e-7)
+    close(short.slope(z), slope(whole, z), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="a table has one coefficient, got 3"):
+        vilib_models.log_joint(problems.make("logistic", dim=3), form=problems.TABULATED)
+
+
+def test_the_slope_of_eight_schools_by_hand_is_autograds():
+    problem, z = problems.make("eight schools"), 2 * draws(10)
+    whole, by_hand = (vilib_models.log_joint(problem, torch.float64, form) for form in ("", problems.SLOPE))
+    value, found = by_hand.value_and_slope(z)
+    close(value, whole(z), rtol=1e-12, atol=1e-10)
+    close(by_hand(z), value, rtol=1e-12, atol=1e-10)
+    close(found, slope(whole, z), rtol=1e-11, atol=1e-11)
+
+
+def test_a_form_that_a_problem_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="logistic: it has the forms .*tabulated.*, got 'by sufficient statistics'"):
+        vilib_models.log_joint(problems.make("logistic"), form=problems.STATISTICS)
 
 
 def test_the_table_says_which_form_was_timed():
-    seconds = {"vilib, 1": 1.0, "vilib, 64": 1.2, "lax.scan, 64": 2.4, "vilib, 64" + table.LONG: 3.0, "lax.scan, 64" + table.SHORT: 1.5}
-    times = {name: {"median": each, "first": each} for name, each in seconds.items()}
-    results = {"jobs": {"J3": {"linear": {"times": times}}}, "repeats": 7,
+    statistics, plain = f", {problems.STATISTICS}", table.PLAIN
+    linear = {"vilib, 1": 1.0, "vilib, 64": 1.2, "lax.scan, 64": 2.4, "vilib, 64" + plain: 3.0, "lax.scan, 64" + statistics: 1.5}
+    logistic = {"vilib, 1": 1.0, "vilib, 64": 1.8, "lax.scan, 64": 3.6, "vilib, 64" + plain: 7.2}
+    cases = {name: {"times": {row: {"median": each, "first": each} for row, each in seconds.items()}, "form": form}
+             for name, seconds, form in [("linear", linear, problems.STATISTICS), ("logistic", logistic, problems.TABULATED)]}
+    cold = {row: {"median": each} for row, each in
+            {"import torch": 1.0, f"vilib, {problems.SLOPE}": 1.25, "vilib": 1.5, "NumPyro": 5.0, "Pyro": 6.0}.items()}
+    results = {"jobs": {"J3": cases, "cold": {"eight schools": {"times": cold}}}, "repeats": 7,
                "machine": {"versions": {}, "processor": "a machine", "cores": 1, "python": "3", "date": "today"}}
     found = {what: measured for _, what, measured, _, _ in table.checks(results["jobs"])}
     assert found == {
-        "linear, by sufficient statistics: 64 fits / one fit": 1.2, "64 fits / vmapped lax.scan, geometric mean": pytest.approx(0.5),
-        "the same, lax.scan's linear regression too, by sufficient statistics": pytest.approx(0.8)}
+        "64 fits / one fit, geometric mean": pytest.approx((1.2 * 1.8) ** 0.5),
+        "64 fits / vmapped lax.scan, geometric mean": pytest.approx(0.5),
+        "the same, both with the same form of the log joint": pytest.approx((0.8 * 2.0) ** 0.5),
+        "cold process to first fit, its slope by hand / import torch": 1.25,
+        "cold process to first fit / NumPyro": pytest.approx(0.3), "cold process to first fit / Pyro": pytest.approx(0.25)}
     text = table.markdown(results)
-    assert "through its sufficient statistics" in text and "vilib, 64, a term for each observation | 3 s" in text
+    assert "linear by sufficient statistics, logistic tabulated" in text and "is 1.20 (linear), 1.80 (logistic)." in text
+    assert "vilib, 64, a term for each observation | 3 s" in text and "| cold, eight schools | vilib | – | 1.5 s |" in text

@@ -7,7 +7,8 @@ import torch
 from helpers import FAMILIES, full_rank, gaussian, mean_field, seeded, tensor
 
 from vilib import (
-    AllFitsFailed, DependentDraws, FullRankGaussian, GeneratorDeviceError, MeanFieldGaussian, MissingGenerator, ShapeError,
+    AllFitsFailed, DependentDraws, FullRankGaussian, GeneratorDeviceError, MeanFieldGaussian, MissingGenerator, Optimizer,
+    ShapeError,
     VilibError, adagrad, adam, correlated_gaussian, exact_elbo, fit, gaussian_target, kidiq, leave_one_out,
     logistic_one_coefficient, normal, pathwise, rmsprop, robbins_monro, score_function, sgd, sobol, sticking_the_landing,
     two_component_mixture, value_and_gradient,
@@ -47,6 +48,43 @@ def test_a_step_size_for_each_fit_is_each_fit_by_itself(optimizer):
     together = run(q0=q0, optimizer=optimizer(rates))
     for i, rate in enumerate(rates.tolist()):
         close(together.path[:, i], run(q0=q0, optimizer=optimizer(rate)).path[:, i])
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": robbins_monro(0.8, 5)}, {"betas": (0.5, 0.9), "eps": 1e-3}], ids=lambda o: "".join(o))
+@pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 3, 20)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_adams_step_in_place_is_its_update(dtype, shape, options):
+    """The formula as it is written, and torch's own kernel: the same to rounding, over fifty steps."""
+    optimizer, random = adam(0.03, **options), seeded()
+    start = torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+    by_update, by_climb, state, owned = start.clone(), start.clone(), optimizer.init(start), optimizer.init(start)
+    for step in range(50):
+        gradient = torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+        increment, state = optimizer.update(gradient, state, step)
+        by_update = by_update + increment
+        owned = optimizer.climb(by_climb, gradient, owned, step)
+    close(by_climb, by_update, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
+    for mine, theirs in zip(owned, state):
+        close(mine, theirs, rtol=1e-12 if dtype == torch.float64 else 1e-4, atol=1e-6 * (dtype == torch.float32))
+
+
+def test_a_fit_changes_nothing_of_what_it_records_in_place():
+    """Adam may step in place; the path still holds each λ, and q0 is as it was."""
+    q0 = mean_field(3)
+    before, optimizer = q0.vector().clone(), adam(0.05)
+    path = run(q0=q0, optimizer=optimizer).path
+    close(q0.vector(), before)
+    close(path, run(q0=q0, optimizer=Optimizer(optimizer.init, optimizer.update)).path)
+    assert len(path.unique(dim=0)) == 31 and optimizer.climb is not None
+
+
+def test_a_step_size_for_each_fit_and_a_torch_without_the_kernel_go_by_the_formula(monkeypatch):
+    assert adam(tensor(0.1, 0.2)).climb is None
+    monkeypatch.delattr(torch, "_fused_adam_")
+    plain = adam(0.05)
+    assert plain.climb is None
+    monkeypatch.undo()
+    close(run(optimizer=plain).path, run(optimizer=adam(0.05)).path)
 
 
 def test_sgd_adds_the_gradient_times_the_scheduled_step():

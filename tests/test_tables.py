@@ -74,3 +74,16 @@ def test_both_ends_belong_to_it_and_nothing_beyond():
 def test_a_range_that_is_none(lower, upper, num_nodes):
     with pytest.raises(ShapeError, match="lower < upper and num_nodes ≥ 2, got"):
         tabulate(lambda z: z[..., 0], lower, upper, num_nodes)
+
+
+def test_each_dtype_has_coefficients_of_its_own_and_they_outlive_inference():
+    """They are made once and kept: as plain tensors, even if the first to ask is in inference mode."""
+    f, z = many_observations(), torch.linspace(-3.0, 3.0, 7, dtype=torch.float64).unsqueeze(-1)
+    table = tabulate(f, -12.0, 12.0)
+    with torch.inference_mode():
+        single = table(z.float())
+    again = z.float().requires_grad_()
+    value = table(again)
+    close(value.detach(), single)
+    close(torch.autograd.grad(value.sum(), again)[0], table.slope(z.float()))
+    assert table(z).dtype == torch.float64 and (table(z) - single).abs().max() > 0

@@ -117,9 +117,13 @@ def adam(
         return (m * (rate(step, gradient) * root / (1 - betas[0] ** (step + 1)))).div_(v.sqrt().add_(eps * root)), (m, v)
 
     def climb(vector: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
-        (m, v), count = state, torch.full((), step + 1.0, device=vector.device)
-        torch._fused_adam_([vector], [gradient], [m], [v], [], [count], lr=rate(step, gradient), beta1=betas[0], beta2=betas[1],
-                           weight_decay=0.0, eps=eps, amsgrad=False, maximize=True)
+        if vector.device.type != "cpu":
+            increment, state = update(gradient, state, step)
+            vector.add_(increment)
+            return state
+        (m, v), count = state, torch.full((), step + 1.0)
+        torch._fused_adam_([vector], [gradient], [m], [v], [], [count], lr=-float(rate(step, gradient)), beta1=betas[0], beta2=betas[1],
+                           weight_decay=0.0, eps=eps, amsgrad=False, maximize=False)           # lr < 0: torch descends, we climb
         return state
 
     one_kernel = hasattr(torch, "_fused_adam_") and not _per_fit(step_size)    # torch.optim.Adam(fused=True) imports for over a second

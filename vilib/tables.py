@@ -24,7 +24,7 @@ class Table:
     def __init__(self, lower: float, upper: float, coefficients: Tensor, error: float, slope_error: float):
         self.lower, self.upper, self.error, self.slope_error = lower, upper, error, slope_error
         self._coefficients = coefficients                             # (4, intervals), of t⁰ … t³, float64
-        self._per_unit = coefficients.shape[1] / (upper - lower)
+        self._like: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     def __call__(self, z: Tensor) -> Tensor:
         a, b, c, d, t = self._at(z)
@@ -40,13 +40,24 @@ class Table:
         upper = torch.addcmul(c, t, d)                                # c + t d, of which both are made
         inner = torch.addcmul(b, t, upper)
         rise = torch.addcmul(inner, t, torch.addcmul(upper, t, d))    # b + 2 t c + 3 t² d
-        return torch.addcmul(a, t, inner), (rise * self._per_unit).unsqueeze(-1)
+        return torch.addcmul(a, t, inner), (rise * self._as(z)[1]).unsqueeze(-1)
+
+    def _as(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Of z's dtype and on its device: the position of 0 in intervals from ``lower``, the intervals a unit, the coefficients."""
+        kind = z.dtype, z.device
+        if kind not in self._like:
+            per_unit = self._coefficients.shape[1] / (self.upper - self.lower)
+            numbers = (-self.lower * per_unit, per_unit, *self._coefficients.unbind())
+            with torch.inference_mode(False):                         # they are kept, so they must be tensors like any other
+                self._like[kind] = tuple(torch.as_tensor(x, dtype=z.dtype, device=z.device) for x in numbers)
+        return self._like[kind]
 
     def _at(self, z: Tensor) -> tuple[Tensor, ...]:
         """The four coefficients where z lies, and t in [0, 1] from the node on its left."""
         if z.ndim == 0 or z.shape[-1] != 1:
             raise ShapeError(f"z: a table has one dimension, expected (..., 1), got {tuple(z.shape)}.")
-        position = (z.squeeze(-1) - self.lower) * self._per_unit
+        origin, per_unit, *coefficients = self._as(z)
+        position = torch.addcmul(origin, z.squeeze(-1), per_unit)
         last = self._coefficients.shape[1] - 1
         least, most = torch.aminmax(position.detach())
         if not (least >= 0 and most <= last + 1):
@@ -56,7 +67,7 @@ class Table:
             )
         interval = position.detach().int().clamp_(max=last)
         index = interval.flatten()
-        columns = (column.index_select(0, index).view_as(interval) for column in self._coefficients.to(z))
+        columns = (column.index_select(0, index).view_as(interval) for column in coefficients)
         return *columns, position - interval
 
 

@@ -34,8 +34,8 @@ def _guide(problem, model):
     return AutoNormal(model, init_loc_fn=init_to_value(values=start | LOG_SCALES[problem.name]), init_scale=1.0)
 
 
-def _svi(problem, num_samples, step_size, by_statistics=False):
-    model = numpyro_models.model_of(problem, by_statistics=by_statistics)
+def _svi(problem, num_samples, step_size, form=""):
+    model = numpyro_models.model_of(problem, form=form)
     return SVI(model, _guide(problem, model), Adam(step_size), Trace_ELBO(num_particles=num_samples))
 
 
@@ -59,10 +59,10 @@ def fit_as_users(problem: dict, num_samples: int, num_steps: int, step_size: flo
     return call, lambda done: _read_fits(problem, done.params)
 
 
-def fit_scan(problem: dict, num_samples: int, num_steps: int, step_size: float, num_fits: int | None = None, by_statistics: bool = False):
+def fit_scan(problem: dict, num_samples: int, num_steps: int, step_size: float, num_fits: int | None = None, form: str = ""):
     """J2 and J3 by hand: the whole fit one compiled lax.scan, vmapped over fits; path and losses kept."""
     problem = problems.make(**problem)
-    svi = _svi(problem, num_samples, step_size, by_statistics)
+    svi = _svi(problem, num_samples, step_size, form)
 
     def one(key):
         def step(state, _):

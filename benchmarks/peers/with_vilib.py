@@ -53,10 +53,10 @@ def slider(problem: dict, num_samples: int, num_replicates: int, q: list, fresh_
     return call, lambda made: {name: _moments(gradient[-1]) for name, gradient in made.items()}
 
 
-def fit(problem: dict, num_samples: int, num_steps: int, step_size: float, num_fits: int | None = None, by_statistics: bool = False):
+def fit(problem: dict, num_samples: int, num_steps: int, step_size: float, num_fits: int | None = None, form: str = ""):
     """J2 and J3: fits by the pathwise gradient and Adam; the whole path and every ELBO are kept."""
     problem = problems.make(**problem)
-    log_joint, batch = vilib_models.log_joint(problem, by_statistics=by_statistics), () if num_fits is None else (num_fits,)
+    log_joint, batch = vilib_models.log_joint(problem, form=form), () if num_fits is None else (num_fits,)
     q0 = MeanFieldGaussian(torch.zeros(*batch, problem.dim), torch.zeros(*batch, problem.dim))
 
     def call(seed):

@@ -54,9 +54,13 @@ def serve(jobs: dict[str, Callable]) -> None:
 
 
 def main(jobs: dict[str, Callable], cold: Callable) -> None:
-    """What a peer's process does: with the argument ``cold`` one fit by ``cold``, printed; else :func:`serve`."""
-    if sys.argv[1:] == ["cold"]:
-        call, read = cold({"name": "eight schools"}, num_samples=10, num_steps=2000, step_size=0.02)
+    """What a peer's process does: with the argument ``cold`` one fit by ``cold``, printed; else :func:`serve`.
+
+    A second argument is the form of the log joint.
+    """
+    if sys.argv[1:2] == ["cold"]:
+        options = {"form": sys.argv[2]} if sys.argv[2:] else {}
+        call, read = cold({"name": "eight schools"}, num_samples=10, num_steps=2000, step_size=0.02, **options)
         print(read(call(0))["mean"][0][0])
     else:
         serve(jobs)
