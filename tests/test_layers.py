@@ -18,7 +18,7 @@ ROWS = [
     ["training", "amortization_gap"], ["linear_vae", "simulated", "digit_vae", "sensor"], ["slips", "climb"],
     ["checking", "starts"],
     ["elbo_checking", "checking_mcmc", "examples", "checking_transforms", "cavi_checking", "kl_checking",
-      "vae_checking", "baseline_checking", "encoder_checking", "checking_model"],
+      "vae_checking", "baseline_checking", "encoder_checking", "checking_model", "checking_slope"],
     ["one_unknown", "advi", "variance_examples", "along", "reference", "side_by_side", "coin_ways"], ["bad_starts"],
     ["gradient_noise", "race", "race_tracks", "own_posterior"], ["own_model"], ["own_noise", "own_race"], ["explorables"],
     ["addresses", "plain_markdown", "docstrings"], ["hosting", "notebooks"], ["book", "coverage", "reference_pages"],

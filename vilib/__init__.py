@@ -20,6 +20,7 @@ from vilib.cavi_checking import check_coordinate_update
 from vilib.checking import BiasedEstimator, assert_unbiased, check_unbiased
 from vilib.checking_mcmc import check_metropolis
 from vilib.checking_model import check_model
+from vilib.checking_slope import check_slope
 from vilib.checking_transforms import check_transform
 from vilib.checks import Report
 from vilib.control_variates import (
@@ -137,7 +138,7 @@ __all__ = [
     # checks and errors
     "check_unbiased", "assert_unbiased", "check_elbo", "check_metropolis", "check_transform", "Report",
     "BiasedEstimator", "check_coordinate_update", "check_kl", "check_vae_loss", "check_leave_one_out",
-    "check_encoder", "check_gap", "check_model",
+    "check_encoder", "check_gap", "check_model", "check_slope",
     "VilibError", "ShapeError", "NonScalarLogJoint", "NonFiniteLogJoint", "UnsupportedSupport", "NotBatchable",
     "MissingGenerator", "MissingPackage", "GeneratorDeviceError", "NotReparameterizable", "NotFactorized", "DependentDraws",
     "AllFitsFailed", "NoMode", "NotConverged",

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-#: z (..., D) -> log p(x, z) (...), on unconstrained coordinates.
+#: z (..., D) -> log p(x, z) (...), on unconstrained coordinates.  It may bring its own gradient, see :func:`vilib.models.value_and_slope`.
 LogJoint = Callable[[Tensor], Tensor]
 
 #: (num_samples, batch_shape, dim, *, generator, dtype) -> ε (S, *R, D); see :mod:`vilib.noise`.
