@@ -96,11 +96,14 @@ def test_the_table_says_which_form_was_timed():
                "machine": {"versions": {}, "processor": "a machine", "cores": 1, "python": "3", "date": "today"}}
     found = {what: measured for _, what, measured, _, _ in table.checks(results["jobs"])}
     assert found == {
-        "64 fits / one fit, geometric mean": pytest.approx((1.2 * 1.8) ** 0.5),
+        "linear, by sufficient statistics: 64 fits / one fit": 1.2, "logistic, tabulated: 64 fits / one fit": 1.8,
         "64 fits / vmapped lax.scan, geometric mean": pytest.approx(0.5),
         "the same, both with the same form of the log joint": pytest.approx((0.8 * 2.0) ** 0.5),
-        "cold process to first fit, its slope by hand / import torch": 1.25,
+        "cold process to first fit, its slope by hand / import torch": 1.25, "the same by autograd / import torch": 1.5,
         "cold process to first fit / NumPyro": pytest.approx(0.3), "cold process to first fit / Pyro": pytest.approx(0.25)}
     text = table.markdown(results)
-    assert "linear by sufficient statistics, logistic tabulated" in text and "is 1.20 (linear), 1.80 (logistic)." in text
+    assert "but for rows that name another form" in text
+    assert "| cold | the same by autograd / import torch | 1.5× | – | |" in text
+    assert "| J3 | logistic, tabulated: 64 fits / one fit | 1.8× | 1.3× | missed |" in text
+    assert "| J3 | the same, both with the same form of the log joint | 1.26× | – | |" in text
     assert "vilib, 64, a term for each observation | 3 s" in text and "| cold, eight schools | vilib | – | 1.5 s |" in text

@@ -33,6 +33,8 @@ def on_one_core() -> None:
 
 def serve(jobs: dict[str, Callable]) -> None:
     """Answer requests from stdin until it closes.  Whatever a library prints goes to stderr."""
+    import numpy.random  # noqa: F401 — it makes the data, and numpy imports it when first asked: no part of anyone's first call
+
     replies, sys.stdout = sys.stdout, sys.stderr
     call = read = made = None
     for line in sys.stdin:
