@@ -41,14 +41,26 @@ RIGHT = {
     "check_unbiased": (leave_one_out,), "check_leave_one_out": (leave_one_out,), "check_elbo": (total_derivative,),
     "check_kl": (monte_carlo_kl,), "check_vae_loss": (vae_loss,), "check_metropolis": (metropolis_step,),
     "check_transform": (torch.exp, torch.log, lambda z, theta: z.sum(-1)), "check_coordinate_update": (update_gaussian_factor,),
-    "check_model": (of_rate,), "check_encoder": (encoder,), "check_gap": (gap,),
+    "check_model": (of_rate,), "check_slope": (torch.cos,), "check_encoder": (encoder,), "check_gap": (gap,),
 }
 
 
 def marked(name: str, *functions, **options) -> vilib.Report:
     if name == "check_model":
         return vilib.check_model(Model(functions[0], RATE), {"the log joint": of_rate}, RATE, **options)
+    if name == "check_slope":
+        return vilib.check_slope(Waves(functions[0]), 1, **options)
     return CHECKERS[name](*functions, **options)
+
+
+class Waves:
+    """log p = sin z, with a slope."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def __call__(self, z):
+        return z[..., 0].sin()
 
 
 def test_every_checker_has_something_right_to_mark():

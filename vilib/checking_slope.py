@@ -43,8 +43,9 @@ def check_slope(log_joint: LogJoint, dim: int, *, seed: int = 0) -> Report:
         (said, found), (_, apart) = (_ask(log_joint, part) for part in (z, z[:2, 1]))
     except Exception as error:
         return raised(error, f"on z of shape {tuple(z.shape)}")
-    for what, result, shape in ((f"the value of {name}", said, z.shape[:-1]), ("the slope", found, z.shape)):
-        if result is not None and (not isinstance(result, Tensor) or result.shape != shape):
+    asked = ((f"the value of {name}", said, z.shape[:-1]),) * (both is not None) + (("the slope", found, z.shape),)
+    for what, result, shape in asked:
+        if not isinstance(result, Tensor) or result.shape != shape:
             return failed("shape", f"For z {tuple(z.shape)} = (S, *R, D), {what} came as {described(result)}, expected {tuple(shape)}.")
     if found.dtype != z.dtype:
         return failed("dtype", f"For z in {z.dtype} the slope came in {found.dtype}. Make constants of z's dtype: x.to(z).")
@@ -71,7 +72,7 @@ def _by_autograd(log_joint: LogJoint, z: Tensor) -> tuple[Tensor, Tensor]:
         return value.detach(), torch.autograd.grad(value.sum(), z)[0] if value.requires_grad else torch.zeros_like(z)
 
 
-def _ask(log_joint: Any, z: Tensor) -> tuple[Tensor | None, Tensor]:
+def _ask(log_joint: Any, z: Tensor) -> tuple[Any, Any]:
     """What it says: a value, if it says one, and the slope.  What it makes of draws nobody else may change."""
     z = z.clone()
     if hasattr(log_joint, "value_and_slope"):

@@ -67,6 +67,14 @@ class Optimizer:
     update: Callable[[Tensor, Any, int], tuple[Tensor, Any]]
     climb: Callable[[Tensor, Tensor, Any, int], Any] | None = None
 
+    def step(self, vector: Tensor, gradient: Tensor, state: Any, step: int) -> Any:
+        """The step taken in place, λ changed, by whichever way there is; returns the state."""
+        if self.climb is not None:
+            return self.climb(vector, gradient, state, step)
+        increment, state = self.update(gradient, state, step)
+        vector.add_(increment)
+        return state
+
 
 def sgd(step_size: float | Tensor, schedule: Schedule | None = None) -> Optimizer:
     """ρ_t g_t with ρ_t = step_size · schedule(t).  (eq:robbins-monro)
@@ -285,16 +293,13 @@ def _ride_along(vector: Tensor, eps: Tensor, out: Tensor | None) -> tuple[Tensor
 def _climber(optimizer: Optimizer | TorchOptimizer, start: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
     """(λ, gradient, step) -> the next λ."""
     if isinstance(optimizer, Optimizer):
-        state, in_place = optimizer.init(start), optimizer.climb
+        state = optimizer.init(start)
 
         def climb(vector: Tensor, gradient: Tensor, step: int) -> Tensor:
             nonlocal state
-            if in_place is not None:
-                vector = vector.clone()
-                state = in_place(vector, gradient, state, step)
-                return vector
-            increment, state = optimizer.update(gradient, state, step)
-            return vector + increment
+            vector = vector.clone()
+            state = optimizer.step(vector, gradient, state, step)
+            return vector
 
         return climb
 

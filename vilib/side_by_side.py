@@ -41,7 +41,10 @@ def optimizers_side_by_side(optimizers: Sequence[Optimizer]) -> Optimizer:
         steps, states = zip(*(o.update(g, s, step) for o, g, s in zip(optimizers, gradient, states)))
         return torch.stack(steps), states
 
-    return Optimizer(init, update)
+    def climb(vector: Tensor, gradient: Tensor, states: tuple[Any, ...], step: int) -> tuple[Any, ...]:
+        return tuple(o.step(part, g, s, step) for o, part, g, s in zip(optimizers, vector, gradient, states))
+
+    return Optimizer(init, update, climb)
 
 
 def the_same_for_each(noise: Noise = normal) -> Noise:

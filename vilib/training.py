@@ -118,11 +118,9 @@ def _climber(
                 value, gradient = value_and_gradient(*data)
                 if not math.isfinite(value) and value_and_gradient is not by_autograd:
                     value, gradient = by_autograd(*data)    # let the definition say what is wrong, or go on
-                if optimizer.climb is not None:
-                    state = optimizer.climb(vector, gradient, state, step)
-                else:
-                    increment, state = optimizer.update(gradient.clone(), state, step)           # it may keep what it is given
-                    vector.add_(increment)
+                if optimizer.climb is None:
+                    gradient = gradient.clone()             # it may keep what it is given
+                state = optimizer.step(vector, gradient, state, step)
                 step += 1
                 return value
 

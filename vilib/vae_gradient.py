@@ -50,8 +50,8 @@ def written_out(vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
     pieces = gradient.split([parameter.numel() for parameter in parameters])
     places = {id(parameter): piece.view_as(parameter) for parameter, piece in zip(parameters, pieces)}
     encode, decode = (_Network([_Layer(layer, places) for layer in layers]) for layers in linear)
-
-    factors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}                            # a tensor is multiplied quicker than a float
+    #: (S, N) -> 1/(S N) and β/N.  As tensors: they are multiplied quicker than floats.
+    factors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @torch.inference_mode()
     def value_and_gradient(x: Tensor, eps: Tensor) -> tuple[float, Tensor]:
