@@ -97,6 +97,7 @@ def test_the_table_says_which_form_was_timed():
     found = {what: measured for _, what, measured, _, _ in table.checks(results["jobs"])}
     assert found == {
         "linear, by sufficient statistics: 64 fits / one fit": 1.2, "logistic, tabulated: 64 fits / one fit": 1.8,
+        "64 fits / one fit, geometric mean": pytest.approx((1.2 * 1.8) ** 0.5),
         "64 fits / vmapped lax.scan, geometric mean": pytest.approx(0.5),
         "the same, both with the same form of the log joint": pytest.approx((0.8 * 2.0) ** 0.5),
         "cold process to first fit, its slope by hand / import torch": 1.25, "the same by autograd / import torch": 1.5,
@@ -104,6 +105,7 @@ def test_the_table_says_which_form_was_timed():
     text = table.markdown(results)
     assert "but for rows that name another form" in text
     assert "| cold | the same by autograd / import torch | 1.5× | – | |" in text
-    assert "| J3 | logistic, tabulated: 64 fits / one fit | 1.8× | 1.3× | missed |" in text
+    assert "| J3 | logistic, tabulated: 64 fits / one fit | 1.8× | – | |" in text
+    assert "| J3 | 64 fits / one fit, geometric mean | 1.47× | 1.3× | missed |" in text
     assert "| J3 | the same, both with the same form of the log joint | 1.26× | – | |" in text
     assert "vilib, 64, a term for each observation | 3 s" in text and "| cold, eight schools | vilib | – | 1.5 s |" in text
