@@ -34,7 +34,7 @@ def model_of(problem: Problem, dtype=jnp.float32, form: str = ""):
         numpyro.sample("seen", dist.Normal(jnp.asarray(r, dtype) @ beta, 1.0).to_event(1), obs=jnp.asarray(seen, dtype))
         numpyro.factor("rest", -0.5 * (rest + len(problem.data["y"]) * LOG_2PI))
 
-    if form not in ("", STATISTICS) or form and problem.name != "linear":
+    if form and (problem.name, form) != ("linear", STATISTICS):
         raise ValueError(f"{problem.name}: no form {form!r} here.")
     if form:
         return linear_by_statistics

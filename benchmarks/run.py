@@ -196,11 +196,11 @@ def many_fits(quick: bool, repeats: int) -> dict:
 def slider(quick: bool, repeats: int) -> dict:
     """J4: what a slider asks: 1-D logistic regression, N = 100, R = 500, S up to 1024.  It is short: three times the repeats."""
     settings = {"problem": {"name": "logistic"}, "num_samples": 64 if quick else 1024, "num_replicates": 500, "q": [[0.3], [-1.0]]}
-    own = lambda fresh, table: settings | {"fresh_noise": fresh, "tabulated": table}  # noqa: E731
+    own = lambda fresh, form: settings | {"fresh_noise": fresh, "form": form}  # noqa: E731
     times, answers = race([
-        ("vilib, all five at every S", "with_vilib", "slider", own(False, True)),
-        ("vilib, fresh noise too", "with_vilib", "slider", own(True, True)),
-        ("vilib, log joint not tabulated", "with_vilib", "slider", own(False, False)),
+        ("vilib, all five at every S", "with_vilib", "slider", own(False, TABULATED)),
+        ("vilib, fresh noise too", "with_vilib", "slider", own(True, TABULATED)),
+        ("vilib, log joint not tabulated", "with_vilib", "slider", own(False, "")),
         ("NumPyro", "with_numpyro", "study", settings), ("JAX by hand", "with_numpyro", "study_by_hand", settings)], 3 * repeats)
     return {"logistic": {"times": times, "verdict": same_gradients(answers)}}
 

@@ -65,7 +65,7 @@ def parts(name: str, form: str, fits: int | None) -> dict[str, float]:
         found = {
             "noise": microseconds(draw), "log joint, its gradient, checks": both,
             "q's part of the chain rule": whole_step - both, "is it finite": finite,
-            "Adam": microseconds(lambda: optimizer.climb(vector.clone(), gradient, state, 3)),
+            "Adam": microseconds(lambda: optimizer.step(vector.clone(), gradient, state, 3)),
         }
     total = microseconds(fit, times=1) / STEPS
     return found | {"between the parts, and the record": total - sum(found.values()), "a step": total}

@@ -68,7 +68,7 @@ def aims(results: dict) -> str:
     """What was measured where, and each aim beside what was reached."""
     jobs, machine = results["jobs"], results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    lines = [f"Medians of {results['repeats']} interleaved repeats, one thread, {machine['processor']} ({machine['cores']} cores), "
+    lines = [f"Medians of {results['repeats']} interleaved repeats or more, one thread, {machine['processor']} ({machine['cores']} cores), "
              f"Python {machine['python']}, {versions}; {machine['date']}.", ""]
     lines += ["| job | compared | measured | aim: at most | |", "|---|---|---:|---:|---|"]
     for job, what, measured, most, unit in checks(jobs):

@@ -70,7 +70,7 @@ class EightSchools:
     def __init__(self, problem: Problem, dtype: torch.dtype = torch.float32):
         y, sigma = _tensors(problem, dtype)
         constant = math.log(2 / (5 * math.pi)) - math.log(5.0) - 8.5 * LOG_2PI
-        self.constant, self.one = torch.tensor(constant, dtype=dtype) - sigma.log().sum(), torch.tensor(1.0, dtype=dtype)
+        self.constant = torch.tensor(constant, dtype=dtype) - sigma.log().sum()
         self.y_scaled, self.precision, self.log_five = y / sigma, 1 / sigma, torch.tensor(math.log(5.0), dtype=dtype)
         self.weight = torch.tensor([0.2, 0.0] + 8 * [1.0], dtype=dtype)                     # 1/sd of mu and of the offsets
 
@@ -87,7 +87,7 @@ class EightSchoolsWithSlope(EightSchools):
 
     def __init__(self, problem: Problem, dtype: torch.dtype = torch.float32):
         super().__init__(problem, dtype)
-        self.precisions = self.weight.square()
+        self.one, self.precisions = torch.tensor(1.0, dtype=dtype), self.weight.square()
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_tau, offsets = z[..., :1], z[..., 1:2], z[..., 2:]

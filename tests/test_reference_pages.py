@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docutils.core import publish_string
 
 import vilib
 from vilib import docstrings, reference_pages
@@ -97,6 +98,13 @@ def test_parameters_results_and_errors_become_fields_before_the_example():
         "Climb.", "", "Needs luck.", "", r":param f: z (S, \*R, D) -> (S, \*R).", r":param mu,omega: (\*R, D); see q.",
         r":returns: (\*R).", ":raises: ShapeError (S = 1).", "", ">>> 1", "1",
     ]
+
+
+def test_a_letter_with_a_full_stop_begins_no_list():
+    """As in "dim: D.", which reStructuredText would read as the fourth item of a list."""
+    text = "\n".join(docstrings.dressed(["A sentence.", "", "dim: D.  x: (N, D), K. in all."], ["dim", "x"], {}))
+    seen = publish_string(text, writer_name="html5", settings_overrides={"report_level": 5}).decode()
+    assert "<ol" not in seen and "<p>D.</p>" in seen and "<p>(N, D), K. in all.</p>" in seen
 
 
 def test_what_is_no_parameter_stays_in_the_text():

@@ -19,6 +19,8 @@ _NAMED = re.compile(r"(?:^|(?<=\.  )|(?<=;  ))(?P<names>[a-z_]\w*(?:, [a-z_]\w*)
 _RAISES = re.compile(r"(?:^|(?<=\.  ))Raises (?P<text>.+?)(?:\.(?=  |$)|\Z)", re.MULTILINE | re.DOTALL)
 _RETURNS = re.compile(r"^Returns (?P<text>.+)", re.MULTILINE | re.DOTALL)
 _UNDERLINE = re.compile(r"-{3,}$")
+#: Before a letter with a full stop, as in "dim: D.", which would begin a list.
+_NO_LIST = re.compile(r"^(?=[A-Za-z]\.(?:\s|$))")
 _ITEM = re.compile(r"^(?P<name>\w+) : ", re.MULTILINE)
 
 
@@ -56,7 +58,7 @@ def dressed(lines: Sequence[str], parameters: Collection[str], known: Mapping[st
             fields += more
     order = ("param", "returns", "raises")
     fields.sort(key=lambda field: order.index(field[0].split()[0]))
-    listed = [f":{kind}: {_inline(' '.join(what.split()), known)}" for kind, what in fields]
+    listed = [f":{kind}: {_entry(what, known)}" for kind, what in fields]
     return [*text, *listed, *([""] if listed else []), *examples]
 
 
@@ -94,6 +96,11 @@ def _section(title: str, text: str) -> list[tuple[str, str]]:
     if title == "Raises":
         return [("raises", f"{name}: {what}") for name, what in items]
     return [("returns", text)]
+
+
+def _entry(text: str, known: Mapping[str, str]) -> str:
+    """What stands behind a name in a list, on one line."""
+    return _NO_LIST.sub(r"\\", _inline(" ".join(text.split()), known))
 
 
 def _inline(text: str, known: Mapping[str, str]) -> str:

@@ -60,7 +60,7 @@ class Optimizer:
     init: λ (*R, P) -> state.
     update: (gradient (*R, P), state, step 0, 1, …) -> (increment (*R, P) to *add* to λ, state).
     climb: (λ, gradient, state, step) -> state, the same step taken in place, λ and the state changed: an optimiser may bring
-    it where it has a quicker way, and a climb that owns both then goes by it.
+    it where it has a quicker way, and a climb that owns both then goes by it.  The gradient is lent to it: it may not keep it.
     """
 
     init: Callable[[Tensor], Any]
@@ -126,9 +126,7 @@ def adam(
 
     def climb(vector: Tensor, gradient: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
         if vector.device.type != "cpu":
-            increment, state = update(gradient, state, step)
-            vector.add_(increment)
-            return state
+            return Optimizer(init, update).step(vector, gradient, state, step)
         (m, v), count = state, torch.full((), step + 1.0)
         torch._fused_adam_([vector], [gradient], [m], [v], [], [count], lr=-float(rate(step, gradient)), beta1=betas[0], beta2=betas[1],
                            weight_decay=0.0, eps=eps, amsgrad=False, maximize=False)           # lr < 0: torch descends, we climb

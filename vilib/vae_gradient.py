@@ -112,7 +112,6 @@ class _Network:
         for layer in self.layers[:-1]:
             x = torch.addmm(layer.bias_column, layer.weight, x, beta=2, alpha=2).sigmoid_()
             self.inputs.append(torch.add(self.minus_one, x, alpha=2, out=x))
-            x = self.inputs[-1]
         last = self.layers[-1]
         if by_datum:
             return torch.addmm(last.bias, x.mT, last.weight_transposed).mT

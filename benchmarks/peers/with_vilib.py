@@ -36,12 +36,10 @@ def study(problem: dict, num_samples: int, num_replicates: int, q: list, estimat
     return call, lambda made: {name: _moments(gradient[0]) for name, gradient in made.items()}
 
 
-def slider(problem: dict, num_samples: int, num_replicates: int, q: list, fresh_noise: bool, tabulated: bool):
+def slider(problem: dict, num_samples: int, num_replicates: int, q: list, fresh_noise: bool, form: str):
     """J4: five estimators at every S = 1, 2, 4, …, when λ moves; the draws keep their ε, or not."""
     problem = problems.make(**problem)
-    log_joint, q = vilib_models.log_joint(problem), MeanFieldGaussian(*torch.tensor(q))
-    if tabulated:
-        log_joint = vilib.tabulate(vilib_models.log_joint(problem, torch.float64), -12.0, 12.0)
+    log_joint, q = vilib_models.log_joint(problem, form=form), MeanFieldGaussian(*torch.tensor(q))
     draw = lambda seed: vilib.normal(num_samples, (num_replicates,), 1, generator=_generator(seed))  # noqa: E731
     kept = draw(0)
 
