@@ -168,7 +168,7 @@ class FactorizedCategorical(_Discrete):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return self.logits.shape[-1]
 
     @property
