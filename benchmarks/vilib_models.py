@@ -70,16 +70,17 @@ class EightSchools:
     def __init__(self, problem: Problem, dtype: torch.dtype = torch.float32):
         y, sigma = _tensors(problem, dtype)
         constant = math.log(2 / (5 * math.pi)) - math.log(5.0) - 8.5 * LOG_2PI
-        self.constant = torch.tensor(constant, dtype=dtype) - sigma.log().sum()
-        self.y_scaled, self.precision, self.log_five = y / sigma, 1 / sigma, torch.tensor(math.log(5.0), dtype=dtype)
-        self.weight = torch.tensor([0.2, 0.0] + 8 * [1.0], dtype=dtype)                     # 1/sd of mu and of the offsets
+        self.constant, self.minus_two = torch.tensor(constant, dtype=dtype) - sigma.log().sum(), torch.tensor(-2.0, dtype=dtype)
+        self.log_25, root = torch.tensor(math.log(25.0), dtype=dtype), math.sqrt(0.5)        # root: half of the squares, at no cost
+        self.minus_y = torch.cat([-y / sigma, torch.zeros(10, dtype=dtype)]) * root
+        self.weight = torch.tensor([0.2, 0.0] + 8 * [1.0], dtype=dtype) * root              # 1/sd of mu and of the offsets
+        self.precision = torch.cat([root / sigma, self.weight])
 
     def __call__(self, z: Tensor) -> Tensor:
         mu, log_tau, offsets = z.split([1, 1, 8], -1)
-        residual = torch.addcmul(self.y_scaled, torch.addcmul(mu, log_tau.exp(), offsets), self.precision, value=-1)
-        prior = torch.sub(log_tau, softplus(log_tau - self.log_five, beta=2), alpha=2)       # log tau − log(1 + (tau/5)²)
-        errors = torch.cat([residual, z * self.weight], -1)
-        return torch.sub(prior.squeeze(-1) + self.constant, torch.linalg.vecdot(errors, errors), alpha=0.5)
+        errors = torch.cat([mu + log_tau.exp() * offsets, z], -1) * self.precision + self.minus_y
+        prior = log_tau + logsigmoid(log_tau * self.minus_two + self.log_25)                # log tau − log(1 + (tau/5)²)
+        return prior.squeeze(-1) + (self.constant - torch.linalg.vecdot(errors, errors))
 
 
 class EightSchoolsWithSlope(EightSchools):
@@ -87,18 +88,20 @@ class EightSchoolsWithSlope(EightSchools):
 
     def __init__(self, problem: Problem, dtype: torch.dtype = torch.float32):
         super().__init__(problem, dtype)
-        self.one, self.precisions = torch.tensor(1.0, dtype=dtype), self.weight.square()
+        self.of_data, self.minus_effects = self.precision[:8], self.minus_y[:8]
+        self.by_errors, self.precisions = -2 * self.of_data, 2 * self.weight.square()
+        self.one = torch.tensor(1.0, dtype=dtype)
 
     def value_and_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_tau, offsets = z[..., :1], z[..., 1:2], z[..., 2:]
-        tau, above = log_tau.exp(), log_tau - self.log_five
-        residual = torch.addcmul(self.y_scaled, torch.addcmul(mu, tau, offsets), self.precision, value=-1)
-        by_school, of_prior = residual * self.precision, z * self.precisions
-        by_log_tau = torch.addcmul(self.one, tau, torch.linalg.vecdot(by_school, offsets).unsqueeze(-1)).sub_((above + above).sigmoid(), alpha=2)
-        slope = torch.cat([by_school.sum(-1, keepdim=True), by_log_tau, by_school * tau], -1).sub_(of_prior)
-        prior = torch.sub(log_tau, softplus(above, beta=2), alpha=2).squeeze(-1)
-        squares = torch.linalg.vecdot(residual, residual) + torch.linalg.vecdot(z, of_prior)
-        return torch.sub(prior + self.constant, squares, alpha=0.5), slope
+        tau, ratio = log_tau.exp(), torch.sub(log_tau + log_tau, self.log_25)           # log (tau/5)²
+        errors = torch.addcmul(self.minus_effects, torch.addcmul(mu, tau, offsets), self.of_data)
+        by_effect, of_prior = errors * self.by_errors, z * self.precisions
+        by_tau = torch.linalg.vecdot(by_effect, offsets).unsqueeze(-1)
+        by_log_tau = torch.addcmul(self.one, tau, by_tau).sub_(ratio.sigmoid(), alpha=2)
+        slope = torch.cat([by_effect.sum(-1, keepdim=True), by_log_tau, by_effect * tau], -1).sub_(of_prior)
+        prior = (log_tau - softplus(ratio)).squeeze(-1) + self.constant
+        return prior - torch.add(torch.linalg.vecdot(errors, errors), torch.linalg.vecdot(z, of_prior), alpha=0.5), slope
 
 
 #: problem -> form -> its log joint.  "" is the plain one.

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from vilib import (
     Model, NonFiniteLogJoint, NonScalarLogJoint, NotBatchable, ShapeError, UnsupportedSupport, log_evidence, normal,
 )
-from vilib.models import evaluate, value_and_slope
+from vilib.models import evaluate, slope_of, value_and_slope
 
 close = torch.testing.assert_close
 
@@ -104,6 +104,39 @@ def test_value_and_slope_by_autograd_are_plain_numbers():
         value, slope = value_and_slope(lambda z: -(z**2).sum(-1), z)
     close(slope, -2 * z)
     assert not value.requires_grad and not slope.requires_grad
+
+
+@pytest.fixture(params=["by the engine", "as on a torch without it"])
+def engine(request, monkeypatch):
+    if request.param != "by the engine":
+        monkeypatch.setattr("vilib.models._ENGINE", None)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1,), (5, 3), (5, 2, 4, 3)], ids=str)
+def test_the_slope_of_values_is_torch_autograd_grad_to_the_last_bit(shape, dtype):
+    leaf, weight = torch.randn(shape, generator=seeded(), dtype=dtype).requires_grad_(), torch.ones(shape[-1], dtype=dtype, requires_grad=True)
+    values = lambda: (leaf.exp() * weight).sum(-1) + leaf[..., 0].sigmoid() * leaf.square().mean(-1)  # noqa: E731
+    expected, = torch.autograd.grad(values().sum(), leaf)
+    assert torch.equal(slope_of(values(), leaf), expected)
+    assert leaf.grad is None and weight.grad is None                       # nothing is left behind
+
+
+@pytest.mark.usefixtures("engine")
+def test_values_that_do_not_depend_on_the_leaf_have_no_slope_and_say_so():
+    leaf, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        slope_of(other.exp(), leaf)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        slope_of(torch.ones(3), leaf)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_log_joint_of_trained_parameters_gives_its_slope_in_z_alone():
+    weight = torch.tensor([2.0, -1.0], requires_grad=True)                  # a decoder's, say
+    value, slope = value_and_slope(lambda z: (z * weight).sum(-1), torch.ones(4, 2))
+    assert torch.equal(slope, weight.detach().expand(4, 2)) and not value.requires_grad and weight.grad is None
 
 
 def test_a_slope_by_hand_is_used_where_there_is_one():

@@ -17,7 +17,7 @@ from torch import Tensor
 from vilib import estimators
 from vilib.control_variates import cross_fitted_coefficient
 from vilib.families import LOG_2PI, FullRankGaussian, Gaussian, MeanFieldGaussian
-from vilib.models import evaluate, value_and_slope
+from vilib.models import evaluate, slope_of, value_and_slope
 from vilib.types import Baseline, Estimator, Family, LogJoint, ShapeError
 
 
@@ -119,7 +119,7 @@ def value_and_gradient(estimator: Estimator, log_joint: LogJoint, q: Family, eps
     with torch.enable_grad():
         vector = q.vector().detach().requires_grad_()
         value = estimator(log_joint, q.with_vector(vector), eps)
-        return value.detach(), torch.autograd.grad(value.sum(), vector)[0]
+        return value.detach(), slope_of(value, vector)
 
 
 #: (λ (*R, P), ε (S, *R, D)) -> the estimator's value (*R) and its gradient (*R, P).

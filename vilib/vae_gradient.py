@@ -59,9 +59,11 @@ def written_out(vae: VAE, estimator: DataEstimator, parameters: Sequence[Tensor]
         if (num_samples, num_data) not in factors:
             factors[num_samples, num_data] = gradient.new_tensor(1 / (num_samples * num_data)), gradient.new_tensor(beta / num_data)
         share, kl_share = factors[num_samples, num_data]
-        mu, omega = encode(x.mT).view(2, dim, 1, num_data).unbind()                                       # (D, 1, N)
-        sigma = omega.exp()
-        kl = 0.5 * (_dot(sigma, sigma) + _dot(mu, mu) - num_data * dim) - omega.sum().item()
+        code = encode(x.mT)
+        mu, omega = code.view(2, dim, 1, num_data).unbind()                                               # (D, 1, N)
+        log_det = omega.sum().item()
+        sigma = omega.exp_()                                                                              # code is now (μ, σ)
+        kl = 0.5 * (_dot(code, code) - num_data * dim) - log_det
         logits = decode(torch.addcmul(mu, sigma, eps).reshape(dim, -1), by_datum=True).mT.view(num_samples, num_data, -1)
         log_likelihood = (_dot(logits, x) if num_samples == 1 else (logits * x).sum().item()) - softplus(logits).sum().item()
 
@@ -104,6 +106,7 @@ class _Network:
 
     def __init__(self, layers: Sequence[_Layer]):
         self.layers, self.minus_one = layers, layers[0].weight.new_tensor(-1.0)
+        self.ones = layers[0].weight.new_ones(0)
         self.inputs: list[Tensor] = []
 
     def __call__(self, x: Tensor, by_datum: bool = False) -> Tensor:
@@ -119,10 +122,12 @@ class _Network:
 
     def back(self, slope: Tensor, to_input: bool = False) -> Tensor:
         """From the output's gradient (outputs, N) those of weights and biases, put in place; returns the input's."""
+        if len(self.ones) != slope.shape[1]:
+            self.ones = slope.new_ones(slope.shape[1])
         for at in reversed(range(len(self.layers))):
             layer, given = self.layers[at], self.inputs[at]
             torch.mm(slope, given.mT, out=layer.by_weight)
-            torch.sum(slope, 1, out=layer.by_bias)
+            torch.mv(slope, self.ones, out=layer.by_bias)
             if at or to_input:
                 slope = torch.mm(layer.weight_transposed, slope)
             if at:
