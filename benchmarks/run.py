@@ -1,7 +1,7 @@
 """vilib beside Pyro, NumPyro and PyMC: how long each takes for the same answer.
 
     make bench                                    the agreement, then every job; writes benchmarks/latest.json and latest.md
-    .venv-bench/bin/python benchmarks/run.py --jobs J1 J4        some jobs; the others keep what latest.json has
+    .venv-bench/bin/python benchmarks/run.py --jobs J1 J4        some jobs; the others keep what latest.json has, if of such a machine
     .venv-bench/bin/python benchmarks/run.py --quick             a smoke test: small sizes, two repeats, nothing is written
 
 Every peer lives in a process of its own, on one core and one thread (peers/worker.py).  Within a job the peers take turns, repeat by
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ from problems import SLOPE, STATISTICS, TABULATED
 from worker import ONE_THREAD
 
 RESULTS, TABLE, README = HERE / "latest.json", HERE / "latest.md", HERE.parent / "README.md"
+ELSEWHERE = HERE / "elsewhere"                                  # what other machines measured, a file each
 REPEATS = 7
 
 
@@ -281,6 +283,25 @@ def machine() -> dict:
             "threads": 1, "versions": {p: version(p) for p in packages}}
 
 
+def earlier(results: Path, elsewhere: Path, processor: str) -> dict:
+    """What this kind of machine measured before.  The last results go to ``elsewhere`` if another machine's: theirs and ours never mix."""
+    def move(processor: str, away: bool) -> None:
+        for ours in (results, results.with_suffix(".md")):
+            theirs = elsewhere / f"{'-'.join(re.findall('[a-z0-9]+', processor.lower()))}{ours.suffix}"
+            here, there = (ours, theirs) if away else (theirs, ours)
+            if here.exists():
+                there.parent.mkdir(exist_ok=True)
+                here.rename(there)
+
+    if results.exists():
+        last = json.loads(results.read_text())
+        if last["machine"]["processor"] == processor:
+            return last
+        move(last["machine"]["processor"], away=True)
+    move(processor, away=False)
+    return json.loads(results.read_text()) if results.exists() else {"jobs": {}}
+
+
 def main() -> None:
     parse = argparse.ArgumentParser(description="Time vilib beside its peers; see the head of this file.")
     parse.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
@@ -289,7 +310,8 @@ def main() -> None:
     parse.add_argument("--quick", action="store_true")
     chosen = parse.parse_args()
     CHOSEN.intersection_update(chosen.problems)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() and not chosen.quick else {"jobs": {}}
+    results = {"jobs": {}} if chosen.quick else earlier(RESULTS, ELSEWHERE, machine()["processor"])
+    others = [json.loads(file.read_text()) for file in sorted(ELSEWHERE.glob("*.json"))]
     for job in chosen.jobs:
         began = time.perf_counter()
         results["jobs"].setdefault(job, {}).update(JOBS[job](chosen.quick, 2 if chosen.quick else chosen.repeats))
@@ -298,7 +320,7 @@ def main() -> None:
         if not chosen.quick:
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             TABLE.write_text(table.markdown(results))
-            README.write_text(table.into(README.read_text(), table.aims(results)))
+            README.write_text(table.into(README.read_text(), table.aims(results, *others)))
     print(table.markdown(results))
 
 

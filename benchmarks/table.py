@@ -64,18 +64,21 @@ def checks(jobs: dict) -> list[tuple[str, str, float, float | None, str]]:
     return found
 
 
-def aims(results: dict) -> str:
-    """What was measured where, and each aim beside what was reached."""
-    jobs, machine = results["jobs"], results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    lines = [f"Medians of {results['repeats']} interleaved repeats or more, one thread, {machine['processor']} ({machine['cores']} cores), "
-             f"Python {machine['python']}, {versions}; {machine['date']}.", ""]
-    lines += ["| job | compared | measured | aim: at most | |", "|---|---|---:|---:|---|"]
-    for job, what, measured, most, unit in checks(jobs):
+def aims(*measured: dict) -> str:
+    """What was measured where, and each aim beside what was reached: a column for each machine's results."""
+    first, forms = measured[0], any(case.get("form") for results in measured for case in results["jobs"].get("J3", {}).values())
+    lines = [f"Medians of {first['repeats']} interleaved repeats or more, one thread, Python {first['machine']['python']}, "
+             + ", ".join(f"{name} {number}" for name, number in first["machine"]["versions"].items()) + "; ✓ where the aim is reached, ✗ where it is missed.", ""]
+    machines = [results["machine"] for results in measured]
+    lines += ["| job | compared | aim: at most |" + "".join(f" {m['processor']}, {m['cores']} cores, {m['date']} |" for m in machines),
+              "|---|---|---:|" + "---:|" * len(measured)]
+    found = [{(job, what): (value, most, unit) for job, what, value, most, unit in checks(results["jobs"])} for results in measured]
+    for row in {row: None for rows in found for row in rows}:                                   # in order, each once
+        _, most, unit = next(rows[row] for rows in found if row in rows)
         unit = unit if unit == "×" else f" {unit}"
-        aim = f"{DASH} |" if most is None else f"{most:g}{unit} | {'reached' if measured <= most else 'missed'}"
-        lines.append(f"| {job} | {what} | {measured:.3g}{unit} | {aim} |")
-    if any(case.get("form") for case in jobs.get("J3", {}).values()):
+        cells = [f"{rows[row][0]:.3g}{unit}{'' if most is None else ' ✓' if rows[row][0] <= most else ' ✗'}" if row in rows else DASH for rows in found]
+        lines.append(" | ".join(["| " + row[0], row[1], DASH if most is None else f"{most:g}{unit}", *cells]) + " |")
+    if forms:
         lines += ["", "Every log joint has a term for each observation and is differentiated by autograd, as users of each library write it, but for "
                   "rows that name another form. In J3, where so many fits ask the same, that form is vilib's, and its peer's is the plain one."]
     return "\n".join(lines) + "\n"

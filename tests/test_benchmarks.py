@@ -1,5 +1,6 @@
 """The benchmarks' models are the problems that they are held against, in whichever form they are written."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from helpers import seeded
 
+before = list(sys.path)
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import problems
+import run
 import table
 import vilib_models
 
-sys.path.pop(0)
+sys.path[:] = before
 close = torch.testing.assert_close
 
 
@@ -104,8 +107,37 @@ def test_the_table_says_which_form_was_timed():
         "cold process to first fit / NumPyro": pytest.approx(0.3), "cold process to first fit / Pyro": pytest.approx(0.25)}
     text = table.markdown(results)
     assert "but for rows that name another form" in text
-    assert "| cold | the same by autograd / import torch | 1.5× | 1.3× | missed |" in text
-    assert "| J3 | logistic, tabulated: 64 fits / one fit | 1.8× | 1.3× | missed |" in text
-    assert "| J3 | 64 fits / one fit, geometric mean | 1.47× | – | |" in text
-    assert "| J3 | the same, both with the same form of the log joint | 1.26× | – | |" in text
+    assert "| cold | the same by autograd / import torch | 1.3× | 1.5× ✗ |" in text
+    assert "| J3 | linear, by sufficient statistics: 64 fits / one fit | 1.3× | 1.2× ✓ |" in text
+    assert "| J3 | 64 fits / one fit, geometric mean | – | 1.47× |" in text
+    assert "| J3 | the same, both with the same form of the log joint | – | 1.26× |" in text
     assert "vilib, 64, a term for each observation | 3 s" in text and "| cold, eight schools | vilib | – | 1.5 s |" in text
+
+
+def test_each_machine_has_its_column():
+    def measured(processor, **seconds):
+        times = {"import torch": {"median": 1.0}, "NumPyro": {"median": 4.0}, "Pyro": {"median": 4.0}} | {row: {"median": each} for row, each in seconds.items()}
+        return {"jobs": {"cold": {"eight schools": {"times": times}}}, "repeats": 7,
+                "machine": {"versions": {}, "processor": processor, "cores": 2, "python": "3", "date": "today"}}
+
+    text = table.aims(measured("one", vilib=1.2, **{f"vilib, {problems.SLOPE}": 1.1}), measured("another", vilib=2.4))
+    assert "| job | compared | aim: at most | one, 2 cores, today | another, 2 cores, today |\n|---|---|---:|---:|---:|\n" in text
+    assert "| cold | cold process to first fit / NumPyro | 0.45× | 0.3× ✓ | 0.6× ✗ |" in text
+    assert "| cold | the same by autograd / import torch | 1.3× | 1.2× ✓ | – |" in text
+
+
+def test_times_of_two_machines_never_mix(tmp_path):
+    """A run on another machine puts the last results aside; back on the first, it finds its own again."""
+    def write(processor):
+        latest.write_text(json.dumps({"jobs": {"J1": processor}, "machine": {"processor": processor}}))
+        latest.with_suffix(".md").write_text(processor)
+
+    latest, elsewhere = tmp_path / "latest.json", tmp_path / "elsewhere"
+    assert run.earlier(latest, elsewhere, "AMD EPYC") == {"jobs": {}}
+    write("AMD EPYC")
+    assert run.earlier(latest, elsewhere, "AMD EPYC")["jobs"] == {"J1": "AMD EPYC"}
+    assert run.earlier(latest, elsewhere, "Xeon(R) @ 2.5GHz") == {"jobs": {}} and not latest.exists()
+    write("Xeon(R) @ 2.5GHz")
+    assert run.earlier(latest, elsewhere, "AMD EPYC")["jobs"] == {"J1": "AMD EPYC"} == json.loads(latest.read_text())["jobs"]
+    assert latest.with_suffix(".md").read_text() == "AMD EPYC"
+    assert sorted(file.name for file in elsewhere.iterdir()) == ["xeon-r-2-5ghz.json", "xeon-r-2-5ghz.md"]
