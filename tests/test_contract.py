@@ -17,8 +17,8 @@ from vilib import (
 
 close = torch.testing.assert_close
 MODEL = readers_model()
-#: Discrete draws are few: with forty of them each class of each coordinate comes up.
-NUM_SAMPLES = {family: 40 if family in DISCRETE else 6 for family in EVERY_FAMILY}
+#: Of two hundred discrete draws each class of each coordinate comes up, on every machine: one that does not has a gradient of exactly zero.
+NUM_SAMPLES = {family: 200 if family in DISCRETE else 6 for family in EVERY_FAMILY}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -160,12 +160,14 @@ class Hands:
             self.until("Number(root.dataset.frame) > a.frame", before)
         except Exception as error:
             raise AssertionError(f"{self.name}: {what} drew no frame") from error
-        said, table, picture = self.root.evaluate(
-            f"(root, a) => {{ const b = ({_LOOK})(root); return ['said','table','picture'].map(k => a[k] !== b[k]); }}",
+        try:  # that frame may still be of what came before: a theme, a size, a reset
+            self.until(f"(({_LOOK})(root).said !== a.said || ({_LOOK})(root).table !== a.table)", before)
+        except Exception as error:
+            raise AssertionError(f"{self.name}: {what} changed no output") from error
+        return tuple(self.root.evaluate(
+            f"(root, a) => {{ const b = ({_LOOK})(root); return ['table','picture'].map(k => a[k] !== b[k]); }}",
             before,
-        )
-        assert said or table, f"{self.name}: {what} changed no output"
-        return table, picture
+        ))
 
 
 def all_ready(page: Page) -> list[Hands]:
