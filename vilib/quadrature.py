@@ -304,12 +304,13 @@ def best_gaussian(log_joint: LogJoint, q0: Gaussian, *, tolerance: float = 1e-10
         curvature, axes = torch.linalg.eigh(exact_curvature(log_joint, q0.with_vector(vector), rule, elbo=True))
         step = axes @ (axes.mT @ gradient / curvature.abs().clamp_min(1e-6))
         step = step / max(1.0, step.abs().max().item() / 2)
-        while elbo(vector + step) < value and step.abs().max() > 1e-14:
+        rounding = 1e-14 * max(1.0, abs(value))              # near the top the ELBO is flat to this, and only its slope still tells
+        while elbo(vector + step) < value - rounding and step.abs().max() > 1e-14:
             step = step / 2
-        if step.abs().max() <= 1e-14:
+        higher, flatter = elbo(vector + step), slope(vector + step)
+        if step.abs().max() <= 1e-14 or higher <= value and flatter.abs().max() >= gradient.abs().max():
             break                                            # rounding is all that is left to climb
-        vector = vector + step
-        value, gradient = elbo(vector), slope(vector)
+        vector, value, gradient = vector + step, higher, flatter
     return q0.with_vector(vector), value
 
 

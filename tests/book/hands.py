@@ -161,7 +161,7 @@ class Hands:
         except Exception as error:
             raise AssertionError(f"{self.name}: {what} drew no frame") from error
         try:  # that frame may still be of what came before: a theme, a size, a reset
-            self.until(f"(({_LOOK})(root).said !== a.said || ({_LOOK})(root).table !== a.table)", before)
+            self.until(f"[({_LOOK})(root)].some((b) => b.said !== a.said || b.table !== a.table)", before)
         except Exception as error:
             raise AssertionError(f"{self.name}: {what} changed no output") from error
         return tuple(self.root.evaluate(
